@@ -1,0 +1,1 @@
+"""Nouns: encoders, objectives, masks. Needs torch and transformers, nothing else."""

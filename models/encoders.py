@@ -1,0 +1,123 @@
+"""Any transformers architecture as the encoder: built from a config, loaded from released weights, saved for `Auto*`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel
+
+from models.attention import packed_mask, packed_positions
+
+
+class UnknownEncoder(ValueError):
+    """No such architecture, no such field of its config, or no such weights."""
+
+
+def build(
+    auto: str, *, architecture: str | None, source: str | None, config: Mapping[str, Any], seed: int
+) -> PreTrainedModel:
+    """A model with random weights, or with released ones.
+
+    Args:
+        auto: class that adds the heads, in transformers' words (`AutoModelForMaskedLM`).
+        architecture: model type (`bert`, `gpt2`, `vit`) to build from scratch.
+        source: name on the hub or folder of weights to start from; instead of `architecture`.
+        config: fields that differ from the architecture's defaults; with `source`, only those
+            that adapt it to the data (`vocab_size` is checked, never changed).
+        seed: of the random weights.
+
+    Raises:
+        UnknownEncoder: the message lists what is known and what to do.
+    """
+    factory = getattr(transformers, auto)
+    torch.manual_seed(seed)
+    if source is None:
+        made: PreTrainedModel = factory.from_config(architecture_config(str(architecture), config))
+        return made
+    try:
+        loaded: PreTrainedModel = factory.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise UnknownEncoder(
+            f"cannot load weights from {source!r}: {str(error).splitlines()[0]} Name a folder written by "
+            "save_pretrained (config.json and model.safetensors), or a model that this machine can download."
+        ) from error
+    return loaded
+
+
+def architecture_config(architecture: str, settings: Mapping[str, Any]) -> Any:
+    """The transformers config, with unknown fields refused rather than kept as dead attributes."""
+    try:
+        config = AutoConfig.for_model(architecture)
+    except ValueError:
+        known = "bert, roberta, modernbert, gpt2, llama, vit, resnet, wav2vec2, hubert, clip, videomae"
+        raise UnknownEncoder(f"unknown architecture {architecture!r}; transformers knows {known} and more") from None
+    aliases = set(config.attribute_map)
+    unknown = sorted(set(settings) - set(config.to_dict()) - aliases)
+    if unknown:
+        raise UnknownEncoder(
+            f"{architecture} has no config field {', '.join(map(repr, unknown))}; known: "
+            f"{', '.join(sorted(key for key in config.to_dict() if not key.startswith('_')))}"
+        )
+    return AutoConfig.for_model(architecture, **settings)
+
+
+def check_length(model: PreTrainedModel, length: int) -> None:
+    """Refuse rows that are longer than the encoder has positions for."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and length > longest:
+        raise UnknownEncoder(
+            f"sequence_length {length} is longer than the {longest} positions of the encoder; "
+            f"lower `prepare.sequence_length` to {longest} or raise `max_position_embeddings` in its config"
+        )
+
+
+def token_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """The part of a language model that turns features [..., D] into vocabulary scores [..., V].
+
+    Having it apart from the encoder lets an objective score only the tokens that it needs.
+    """
+    for name in ("cls", "lm_head"):
+        if hasattr(model, name):
+            head: Callable[[Tensor], Tensor] = getattr(model, name)
+            return head
+    if hasattr(model, "head") and hasattr(model, "decoder"):  # ModernBERT
+        return lambda features: model.decoder(model.head(features))
+    raise UnknownEncoder(
+        f"{type(model).__name__} keeps its vocabulary head under a name that is not known here; "
+        "supported are the layouts of BERT, RoBERTa, ModernBERT, GPT-2 and Llama"
+    )
+
+
+def encode_packed(
+    encoder: PreTrainedModel, input_ids_BL: Tensor, document_ids_BL: Tensor | None, *, is_causal: bool = False
+) -> Tensor:
+    """Features [B, L, D] of packed rows.
+
+    Args:
+        encoder: a model of token sequences.
+        input_ids_BL: int64 ids.
+        document_ids_BL: which document of the row a token belongs to, -1 for padding; documents
+            then see only themselves and count positions from their own start. None lets attention
+            cross their borders.
+        is_causal: whether the architecture looks at earlier tokens only.
+    """
+    packing = {}
+    if document_ids_BL is not None:
+        positions_BL = packed_positions(document_ids_BL)
+        packing = {
+            "attention_mask": packed_mask(document_ids_BL, encoder.dtype, is_causal=is_causal),
+            "position_ids": positions_BL + _first_position(encoder),
+        }
+    features: Tensor = encoder(input_ids=input_ids_BL, **packing).last_hidden_state
+    return features
+
+
+def _first_position(encoder: PreTrainedModel) -> int:
+    """RoBERTa and its kin count positions from behind the padding id; all others from 0."""
+    embeddings = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    padding: int | None = getattr(embeddings, "padding_idx", None)
+    return 0 if padding is None else padding + 1

@@ -1,0 +1,110 @@
+"""Supervised training of a `transformers` model with a head, behind the contract of objectives.
+
+The heads are `transformers`' own (`AutoModelForSequenceClassification`, `...TokenClassification`,
+`...QuestionAnswering`), so that what is saved opens with `Auto*.from_pretrained`, no code of ours
+needed. They therefore pool as their authors chose: BERT reads the first token through its pooler,
+GPT-2 the last token that is no padding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+from transformers.utils import logging as transformers_logging
+
+from models.objectives import Batch, Objective, Step
+
+IGNORED = -100
+
+
+class Supervised(Objective):
+    """A model with a head and the loss that the model itself defines over `labels` or positions."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder = model
+        self.reads = ()
+
+    def forward(self, batch: Batch) -> Step:
+        """Mean loss; `weight` counts the rows, or the labelled tokens where each token has a label."""
+        outputs = self.encoder(**accepted(self.encoder, batch))
+        labels = batch.get("labels")
+        if labels is None:
+            return Step(outputs.loss, weight=float(len(batch["start_positions"])))
+        return Step(outputs.loss, weight=(labels != IGNORED).sum())
+
+
+def accepted(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a batch that the model's forward pass takes."""
+    known = inspect.signature(model.forward).parameters
+    return {key: value for key, value in batch.items() if key in known}
+
+
+def is_causal(config: PretrainedConfig) -> bool:
+    """Whether each position sees only those before it, so that the first one says nothing of the rest."""
+    name = config.model_type
+    masked = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return name in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and name not in masked
+
+
+def build(
+    head: str, source: Path, labels: Sequence[str], *, pretrained: bool, padding: int | None, seed: int
+) -> PreTrainedModel:
+    """A model with a new head on an encoder from a folder.
+
+    Args:
+        head: name of a `transformers` Auto class.
+        source: folder with the encoder's config and weights.
+        labels: names of the classes, in the order of the logits; empty where the head has none.
+        pretrained: load the weights; otherwise the same architecture is initialised anew.
+        padding: id of padding in the inputs, for models that pool at the last real token.
+        seed: seed of whatever is initialised.
+    """
+    config = AutoConfig.from_pretrained(source)
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+        config.problem_type = "single_label_classification"
+    if config.pad_token_id is None:
+        config.pad_token_id = padding
+    factory = getattr(transformers, head)
+    torch.manual_seed(seed)
+    with quiet():
+        if pretrained:
+            return factory.from_pretrained(source, config=config, dtype=torch.float32)
+        return factory.from_config(config, dtype=torch.float32)
+
+
+def encoder(source: Path, *, pretrained: bool, seed: int) -> PreTrainedModel:
+    """The network without any head, in eval mode; `pretrained` and `seed` as in `build`."""
+    torch.manual_seed(seed)
+    with quiet():
+        if pretrained:
+            model = AutoModel.from_pretrained(source, dtype=torch.float32)
+        else:
+            model = AutoModel.from_config(AutoConfig.from_pretrained(source), dtype=torch.float32)
+    return model.eval()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the report that heads are new and pretraining's heads unused: both are meant here."""
+    verbosity: Any = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,89 @@
+"""DeCLUTR: two spans of one document attract each other, spans of other documents repel, beside masked language modelling.
+
+DeCLUTR: Deep Contrastive Learning for Unsupervised Textual Representations, Giorgi et al. 2021,
+section 3, https://arxiv.org/abs/2006.03659; NT-Xent as in Chen et al. 2020 (SimCLR), equation 1.
+
+Differs from the paper: one anchor and one positive per document, which do not overlap; both are
+masked and both count in the masked-language-modelling loss, so that one forward pass serves both
+losses; the masked loss has a weight.
+
+Legend: B documents, S tokens per span, K hidden tokens per span, D width, V vocabulary, W ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.counter import bits
+from models.encoders import token_head
+from models.gather import gather, rank
+from models.objectives import Batch, Step
+from models.objectives.masked_lm import MaskedLM, MaskedLMSettings, cross_entropy
+from models.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeCLUTRSettings(MaskedLMSettings):
+    """The paper's temperature, and how much masked language modelling counts."""
+
+    temperature: float = setting(0.05, "Divisor of the cosines before the softmax.", gt=0)
+    mask_weight: float = setting(1.0, "Weight of the masked-language-modelling loss; 0 leaves it out.", ge=0)
+
+
+class DeCLUTR(MaskedLM):
+    """NT-Xent between mean-pooled spans, plus masked language modelling on them."""
+
+    Settings = DeCLUTRSettings
+    reads = ("spans",)
+    settings: DeCLUTRSettings
+
+    def forward(self, batch: Batch) -> Step:
+        """Contrast of all spans of all ranks; `contrast_accuracy` is the share that finds its partner."""
+        ids_2BS = torch.cat([batch["anchor_ids"], batch["positive_ids"]])
+        key_2B = torch.cat([batch["key"], bits(batch["key"], 1, stream=4).squeeze(1)])
+        is_token_2BS = ids_2BS != self.pad_id
+        masked = self.mask(ids_2BS, key_2B)
+        features_2BSD = self.encoder(
+            input_ids=masked.input_ids, attention_mask=is_token_2BS.long()
+        ).last_hidden_state
+        contrast, found = nt_xent(mean_pool(features_2BSD, is_token_2BS), self.settings.temperature)
+        index_2BKD = masked.positions.unsqueeze(-1).expand(-1, -1, features_2BSD.shape[-1])
+        language = cross_entropy(token_head(self.model)(features_2BSD.gather(1, index_2BKD)), masked.labels)
+        metrics = {
+            "contrast_loss": contrast.detach(),
+            "contrast_accuracy": found,
+            "masked_loss": language.loss.detach(),
+            "accuracy": language.metrics["accuracy"],
+        }
+        return Step(contrast + self.settings.mask_weight * language.loss, metrics, len(batch["key"]))
+
+
+def mean_pool(features_BSD: Tensor, is_token_BS: Tensor) -> Tensor:
+    """Mean over the tokens that are not padding, [B, D] in float32."""
+    weights_BS1 = is_token_BS.unsqueeze(-1).float()
+    return (features_BSD.float() * weights_BS1).sum(1) / weights_BS1.sum(1).clamp(min=1)
+
+
+def nt_xent(embeddings_2BD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Normalised temperature-scaled cross-entropy over the spans of all ranks.
+
+    Args:
+        embeddings_2BD: anchors, then their positives in the same order.
+        temperature: divisor of the cosines.
+
+    Returns:
+        The mean over this rank's 2B spans, and the share whose nearest other span is its partner.
+    """
+    own_2BD = nn.functional.normalize(embeddings_2BD, dim=-1)
+    num = len(own_2BD)
+    all_W2BD = gather(own_2BD)
+    row_2B = torch.arange(num, device=own_2BD.device)
+    own_index_2B = row_2B + rank() * num
+    partner_2B = (row_2B + num // 2) % num + rank() * num
+    cosines = own_2BD @ all_W2BD.T / temperature
+    cosines = cosines.scatter(1, own_index_2B[:, None], float("-inf"))
+    loss = nn.functional.cross_entropy(cosines, partner_2B)
+    return loss, (cosines.detach().argmax(1) == partner_2B).float().mean()

@@ -1,0 +1,88 @@
+"""Masked language modelling: predict the hidden tokens of a text from both sides.
+
+BERT: Pre-training of Deep Bidirectional Transformers, Devlin et al. 2019, section 3.1,
+https://arxiv.org/abs/1810.04805.
+
+Differs from the paper: no next-sentence prediction (Liu et al. 2019, RoBERTa, section 4.2), and
+rows are packed with whole documents that do not see each other. The vocabulary head runs on the
+hidden positions only, which changes nothing but the time.
+
+Legend: B rows, L tokens per row, K hidden tokens per row, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from models.encoders import encode_packed, token_head
+from models.masks import IGNORED, MaskedTokens, mask_tokens
+from models.objectives import Batch, Objective, Step
+from models.settings import Settings, setting
+from models.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedLMSettings(Settings):
+    """BERT's numbers."""
+
+    mask_probability: float = setting(0.15, "Share of a row's tokens that are predicted.", gt=0, lt=1)
+    mask_share: float = setting(0.8, "Share of those that become the mask token.", ge=0, le=1)
+    random_share: float = setting(0.1, "Share of those that become a random token.", ge=0, le=1)
+    whole_words: bool = setting(False, "Hide all pieces of a word or none.")
+
+
+class MaskedLM(Objective):
+    """Cross-entropy of the hidden tokens."""
+
+    Settings = MaskedLMSettings
+    reads = ("rows",)
+    auto = "AutoModelForMaskedLM"
+    is_special_V: Tensor
+    continues_word_V: Tensor
+
+    def __init__(self, model: PreTrainedModel, settings: MaskedLMSettings, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self.mask_id = vocabulary.require_mask_id()
+        self.pad_id = vocabulary.pad_id
+        self.register_buffer("is_special_V", vocabulary.is_special, persistent=False)
+        self.register_buffer("continues_word_V", vocabulary.continues_word, persistent=False)
+
+    def forward(self, batch: Batch) -> Step:
+        """Mean over hidden tokens; `accuracy` is the share of them that is guessed right."""
+        masked = self.mask(batch["input_ids"], batch["key"])
+        features_BLD = encode_packed(self.encoder, masked.input_ids, batch.get("document_ids"))
+        index_BKD = masked.positions.unsqueeze(-1).expand(-1, -1, features_BLD.shape[-1])
+        scores_BKV = token_head(self.model)(features_BLD.gather(1, index_BKD))
+        return cross_entropy(scores_BKV, masked.labels)
+
+    def mask(self, input_ids_BL: Tensor, key_B: Tensor) -> MaskedTokens:
+        """Hide tokens of each row, as its key says."""
+        word_BL = None
+        if self.settings.whole_words:
+            word_BL = (~self.continues_word_V[input_ids_BL]).cumsum(1).clamp(max=input_ids_BL.shape[1] - 1)
+        return mask_tokens(
+            input_ids_BL,
+            ~self.is_special_V[input_ids_BL],
+            key_B,
+            probability=self.settings.mask_probability,
+            mask_id=self.mask_id,
+            vocabulary_size=len(self.is_special_V),
+            replace=(self.settings.mask_share, self.settings.random_share),
+            word_BL=word_BL,
+        )
+
+
+def cross_entropy(scores_BKV: Tensor, labels_BK: Tensor) -> Step:
+    """The step of a token prediction, weighted by the tokens that count."""
+    known = labels_BK != IGNORED
+    count = known.sum()
+    scores = scores_BKV.flatten(0, 1).float()
+    total = nn.functional.cross_entropy(scores, labels_BK.flatten(), ignore_index=IGNORED, reduction="sum")
+    right = (scores.detach().argmax(-1) == labels_BK.flatten()).sum()
+    mean = total / count.clamp(min=1)
+    return Step(mean, {"accuracy": right / count.clamp(min=1)}, count.float())

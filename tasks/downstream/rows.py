@@ -1,0 +1,148 @@
+"""Labelled records with their tensors, and what a model says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.heads import accepted
+from tasks.engine.precision import autocast
+
+# A batch of evaluation holds about this many positions, so that memory does not grow with length.
+POSITIONS_PER_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Records of one split.
+
+    Attributes:
+        records: normalised records with their labels, one per row.
+        inputs: a model's inputs, first dimension the row.
+        features: per row what a probe reads; empty until an encoder has answered.
+    """
+
+    records: pa.Table
+    inputs: Mapping[str, Tensor]
+    features: Sequence[Tensor] = ()
+
+    def __len__(self) -> int:
+        return self.records.num_rows
+
+    @property
+    def ids(self) -> list[str]:
+        """The records' ids."""
+        return list(self.records.column("id").to_pylist())
+
+    def column(self, name: str) -> list[Any]:
+        """One column of the records as Python values."""
+        return list(self.records.column(name).to_pylist())
+
+    def take(self, index: Sequence[int] | np.ndarray[Any, np.dtype[np.int64]]) -> Rows:
+        """These rows in this order."""
+        chosen = np.asarray(index, dtype=np.int64)
+        rows = torch.from_numpy(chosen)
+        return Rows(
+            self.records.take(pa.array(chosen)),
+            {key: value[rows] for key, value in self.inputs.items()},
+            [self.features[i] for i in chosen] if len(self.features) else (),
+        )
+
+    def with_features(self, features: Sequence[Tensor]) -> Rows:
+        """The same rows with an encoder's answers."""
+        return replace(self, features=features)
+
+    def save(self, stem: Path) -> None:
+        """Write `<stem>.parquet` and `<stem>.safetensors`."""
+        pq.write_table(self.records, stem.with_suffix(".parquet"))
+        save_file({key: value.contiguous() for key, value in self.inputs.items()}, stem.with_suffix(".safetensors"))
+
+    @staticmethod
+    def load(stem: Path) -> Rows:
+        """What `save` wrote."""
+        return Rows(pq.read_table(stem.with_suffix(".parquet")), load_file(stem.with_suffix(".safetensors")))
+
+
+class Supervision:
+    """Rows with targets as endless batches for the loop; each epoch has its own order."""
+
+    unit = "examples"
+    units_per_sample = 1.0
+
+    def __init__(self, inputs: Mapping[str, Tensor], targets: Mapping[str, Tensor], seed: int) -> None:
+        self.tensors = {**inputs, **targets}
+        self.num_samples = len(next(iter(self.tensors.values())))
+        self.seed = seed
+
+    def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        """The rows at these positions, cut to the longest of them."""
+        epochs = sorted({position // self.num_samples for position in positions})
+        orders = {epoch: self._order(epoch) for epoch in epochs}
+        chosen = [int(orders[p // self.num_samples][p % self.num_samples]) for p in positions]
+        return trim({key: value[chosen] for key, value in self.tensors.items()})
+
+    def _order(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+
+
+def lengths(inputs: Mapping[str, Tensor]) -> Tensor:
+    """How many positions of each row are real; all of them where nothing is padded."""
+    if "attention_mask" in inputs:
+        return inputs["attention_mask"].sum(1)
+    return torch.ones(len(next(iter(inputs.values()))), dtype=torch.long)
+
+
+def trim(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The batch without the positions that are padding in every row (padding is on the right)."""
+    if "attention_mask" not in batch:
+        return dict(batch)
+    padded = batch["attention_mask"].shape[1]
+    longest = max(int(lengths(batch).max()), 1)
+    return {
+        key: value[:, :longest] if value.ndim > 1 and value.shape[1] == padded else value
+        for key, value in batch.items()
+    }
+
+
+def device() -> torch.device:
+    """Where models answer: the first CUDA device, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def answers(model: Any, inputs: Mapping[str, Tensor], precision: str, read: Any) -> list[Any]:
+    """What `read(outputs, batch)` lists for every row, in the rows' order.
+
+    Rows are sorted by length, so that batches hold little padding. The model is put in evaluation
+    mode and stays there.
+
+    Args:
+        model: any `transformers` model.
+        inputs: of all rows.
+        precision: `auto`, `float32` or `bfloat16`.
+        read: from the model's outputs and the batch to one item per row.
+    """
+    where = device()
+    model.to(where).eval()
+    sizes = lengths(inputs)
+    order = torch.argsort(sizes, descending=True, stable=True)
+    items: list[Any] = [None] * len(order)
+    start = 0
+    while start < len(order):
+        rows = order[start : start + max(1, POSITIONS_PER_BATCH // max(int(sizes[order[start]]), 1))]
+        batch = {key: value.to(where) for key, value in trim({k: v[rows] for k, v in inputs.items()}).items()}
+        with autocast(precision, where):
+            outputs = model(**accepted(model, batch))
+        for row, item in zip(rows.tolist(), read(outputs, batch), strict=True):
+            items[row] = item
+        start += len(rows)
+    return items

@@ -1,0 +1,130 @@
+"""Checkpoints for resume: staged in memory, written by a thread, committed by a rename.
+
+A checkpoint is `step-<n>.safetensors` (tensors) and `step-<n>.json` (step, scalars, checksum). The
+JSON file is renamed into place last and is what makes a checkpoint exist, so a kill at any moment
+leaves either the old state or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Scalars = dict[str, Any]
+
+
+class Checkpoints:
+    """The newest `keep` checkpoints of one run in one folder."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._staged: dict[str, Tensor] = {}
+        self._writer: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], scalars: Scalars) -> None:
+        """Copy the tensors and return; a thread writes them. Waits for the write before.
+
+        Raises:
+            OSError: the write before this one failed (disk full, folder gone).
+        """
+        self.wait()
+        self._stage(tensors)
+        self._writer = threading.Thread(target=self._write, args=(step, scalars), name="checkpoint")
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Until the last write is on disk; raises what it raised."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def newest(self) -> tuple[dict[str, Tensor], Scalars] | None:
+        """The newest checkpoint that is whole; damaged ones are skipped with a warning."""
+        for path in sorted(self.folder.glob("step-*.json"), reverse=True):
+            try:
+                return _read(path)
+            except (OSError, ValueError, KeyError, SafetensorError) as error:
+                log.warning("checkpoint %s is damaged and skipped (%s)", path, error)
+        return None
+
+    def reserve(self, tensors: Mapping[str, Tensor]) -> None:
+        """Make the staging buffers in a thread, so that no checkpoint pays for fresh memory."""
+        self.wait()
+        self._writer = threading.Thread(target=self._allocate, args=(dict(tensors),), name="checkpoint")
+        self._writer.start()
+
+    def _allocate(self, tensors: Mapping[str, Tensor]) -> None:
+        self._staged = {
+            name: torch.zeros(value.shape, dtype=value.dtype) for name, value in tensors.items()
+        }
+
+    def _stage(self, tensors: Mapping[str, Tensor]) -> None:
+        if self._staged.keys() != tensors.keys():
+            self._allocate(tensors)
+        for name, value in tensors.items():
+            self._staged[name].copy_(value.detach())
+
+    def _write(self, step: int, scalars: Scalars) -> None:
+        try:
+            data = self.folder / f"step-{step:09d}.safetensors"
+            partial = data.with_suffix(".partial")
+            save_file(self._staged, partial)
+            committed = {"step": step, "scalars": scalars, "crc32": _crc32(partial)}
+            _durable_rename(partial, data)
+            partial.write_text(json.dumps(committed))
+            _durable_rename(partial, data.with_suffix(".json"))
+            self._drop_old()
+        except BaseException as error:  # noqa: BLE001 - carried to the training thread by wait()
+            self._failure = error
+
+    def _drop_old(self) -> None:
+        for path in sorted(self.folder.glob("step-*.json"))[: -self.keep]:
+            path.unlink()
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Scalars]:
+    committed = json.loads(path.read_text())
+    data = path.with_suffix(".safetensors")
+    if _crc32(data) != committed["crc32"]:
+        raise ValueError("checksum differs")
+    return load_file(data), committed["scalars"]
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _durable_rename(source: Path, target: Path) -> None:
+    """Rename that survives a power cut: contents first, then the name."""
+    with source.open("rb+") as file:
+        os.fsync(file.fileno())
+    source.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,139 @@
+"""What differs between kinds of data. Stages, loop, flow and report never name a modality.
+
+A modality is one folder of three modules, and one word of `NAMES`:
+
+    records.py    raw files -> normalised records      (ingest)
+    quality.py    records -> derived metrics, checks   (validate)
+    tensors.py    records -> memory-mapped tensors -> batches and model inputs (prepare and after)
+
+so that a stage depends on the part that it uses and on no other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+from tasks.errors import unknown
+
+if TYPE_CHECKING:  # tasks.config joins the settings that modalities declare into one schema
+    import great_expectations.expectations as gxe
+    import pyarrow as pa
+    from torch import Tensor
+
+    from models.settings import Settings
+    from tasks.config import Columns, Corpus, Recipe
+    from tasks.engine.loader import Batches
+    from tasks.sources import File
+
+NAMES = ("text",)
+
+Record = dict[str, Any]
+
+
+class Rejected(Exception):  # noqa: N818 - a verdict on one record, not an error of the stage
+    """A record breaks a rule of its corpus; `reason` is counted in the manifest."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Records(Protocol):
+    """`records.py`: raw files to normalised records."""
+
+    CorpusSettings: type[Corpus]
+
+    def schema(self, kind: str | None) -> pa.Schema:
+        """Columns of normalised records: of unlabelled ones (None), or of a task of that kind."""
+
+    def read(self, file: File, format: str, columns: Columns, kind: str | None) -> Iterator[Record]:
+        """Raw records of one file, streamed with bounded memory.
+
+        Raises:
+            InputError: the file as a whole cannot be read; names file, cause and next step.
+        """
+
+    def normalise(self, record: Record, corpus: Corpus, kind: str | None) -> Record:
+        """The record in `schema`'s columns.
+
+        Raises:
+            Rejected: a rule of the corpus (empty, over-long, undecodable) leaves it out.
+        """
+
+    def content(self, record: Record) -> bytes:
+        """What two records share when they are the same, for duplicates and leakage."""
+
+    def signature(self, record: Record, corpus: Corpus) -> Any:
+        """What near duplicates share, as `near_index` takes it; None where a record is too short."""
+
+    def near_index(self, corpus: Corpus) -> Any:
+        """An index with `insert(key, signature)` and `query(signature) -> keys` (datasketch's words)."""
+
+
+class Quality(Protocol):
+    """`quality.py`: derived metrics of records and what is expected of them."""
+
+    ValidateSettings: type[Settings]
+
+    def describe(self, records: pa.Table) -> pa.Table:
+        """Derived metrics, one row per record, first column `id`."""
+
+    def expectations(self, settings: Settings) -> list[gxe.Expectation]:
+        """Expectations over `describe`'s columns; severity `critical` fails the stage."""
+
+    def compare(self, a: pa.Table, b: pa.Table) -> dict[str, float]:
+        """How alike two corpora are (text: vocabulary overlap)."""
+
+
+class Tensors(Protocol):
+    """`tensors.py`: records to memory-mapped tensors, and those to batches."""
+
+    PrepareSettings: type[Settings]
+
+    def prepare(
+        self, recipe: Recipe, corpora: Mapping[str, Path], excluded: Mapping[str, set[str]], out: Path, seed: int
+    ) -> dict[str, Any]:
+        """Write the tensors of every slot under `out`; answer the statistics for the manifest.
+
+        Args:
+            recipe: the whole recipe.
+            corpora: folder of normalised records by slot (`general`, `domain`, `tasks`).
+            excluded: ids that must not be trained on, by slot.
+            out: an existing, empty folder.
+            seed: seed of whatever is drawn.
+        """
+
+    def batches(
+        self, prepared: Path, slot: str, split: str, recipe: Recipe, reads: tuple[str, ...], seed: int
+    ) -> Batches:
+        """Samples of one slot (`general`, `domain`, `tasks`) and split (`train`, `heldout`)."""
+
+    def inputs(self, records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict[str, Tensor]:
+        """Labelled records as tensors for a `transformers` model, first dimension the record."""
+
+    def finish(self, prepared: Path, folder: Path) -> None:
+        """Write beside saved weights what `Auto*.from_pretrained` needs as well (a tokenizer)."""
+
+
+def records(modality: str) -> Records:
+    """The `records` module of a modality."""
+    return cast("Records", _part(modality, "records"))
+
+
+def quality(modality: str) -> Quality:
+    """The `quality` module of a modality."""
+    return cast("Quality", _part(modality, "quality"))
+
+
+def tensors(modality: str) -> Tensors:
+    """The `tensors` module of a modality."""
+    return cast("Tensors", _part(modality, "tensors"))
+
+
+def _part(modality: str, part: Literal["records", "quality", "tensors"]) -> Any:
+    if modality not in NAMES:
+        raise KeyError(unknown("modality", modality, NAMES))
+    return importlib.import_module(f"tasks.modalities.{modality}.{part}")

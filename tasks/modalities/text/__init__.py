@@ -1,0 +1,1 @@
+"""Text: documents in files, tables and archives; tokens packed into rows of one length."""
