@@ -75,6 +75,16 @@ def check_length(model: PreTrainedModel, length: int) -> None:
         )
 
 
+def check_vocabulary(model: PreTrainedModel, vocabulary_size: int) -> None:
+    """Refuse ids that the encoder has no embedding for."""
+    known = getattr(model.config, "vocab_size", None)
+    if known is not None and vocabulary_size > known:
+        raise UnknownEncoder(
+            f"the tokenizer has {vocabulary_size} entries and the encoder embeds {known}; set "
+            "`prepare.tokenizer.from` to the place that the weights come from, or train from scratch"
+        )
+
+
 def token_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
     """The part of a language model that turns features [..., D] into vocabulary scores [..., V].
 

@@ -31,12 +31,11 @@ class Supervised(Objective):
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        self.encoder = model
-        self.reads = ()
+        self.model = model
 
     def forward(self, batch: Batch) -> Step:
         """Mean loss; `weight` counts the rows, or the labelled tokens where each token has a label."""
-        outputs = self.encoder(**accepted(self.encoder, batch))
+        outputs = self.model(**accepted(self.model, batch))
         labels = batch.get("labels")
         if labels is None:
             return Step(outputs.loss, weight=float(len(batch["start_positions"])))
@@ -93,6 +92,12 @@ def encoder(source: Path, *, pretrained: bool, seed: int) -> PreTrainedModel:
         else:
             model = AutoModel.from_config(AutoConfig.from_pretrained(source), dtype=torch.float32)
     return model.eval()
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """`save_pretrained`, from the processor and without its progress bar."""
+    with quiet():
+        torch.nn.Module.to(model, "cpu").save_pretrained(folder)
 
 
 @contextlib.contextmanager

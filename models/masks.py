@@ -36,6 +36,7 @@ class MaskedTokens:
     labels: Tensor
 
 
+@torch.compiler.disable
 def mask_tokens(
     input_ids_BL: Tensor,
     maskable_BL: Tensor,

@@ -18,7 +18,7 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Discriminator, TypeAdapter, ValidationError, WithJsonSchema
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -28,6 +28,13 @@ from tasks.engine.settings import TrainSettings
 from tasks.errors import InputError, unknown
 
 PARAMS = Path("params.yaml")
+
+
+Locations = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda given: (given,) if isinstance(given, str) else tuple(given or ())),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,8 @@ class Task(Settings):
         "classification", "What is predicted."
     )
     source: str | None = setting(
-        None, "One location for all splits; rows are told apart by `columns.split`, or cut by `fractions`.",
+        None,
+        "One location for all splits; rows are told apart by `columns.split`, or cut by `fractions`.",
         alias="from",
     )
     train: str | None = setting(None, "Location of the training rows.")
@@ -75,7 +83,7 @@ class Corpus(Settings):
     """A named source of data of one modality: unlabelled records (`from`), labelled sets (`tasks`), or both."""
 
     modality: str = setting("text", "Modality of the records.")
-    source: tuple[str, ...] = setting(
+    source: Locations = setting(
         (),
         "Locations: folder, glob, file, archive, s3://, gs://, https://, hf://owner/name, "
         "public://name/path, embedded://name.",
@@ -106,6 +114,35 @@ class Encoder(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Validate(Settings):
+    """Expectations that hold for every modality; a hard one stops the recipe, a soft one is reported."""
+
+    min_records: int = setting(
+        10, "Hard: smallest number of unlabelled records of a corpus, and of training rows of a task.", ge=1
+    )
+    min_labels_per_class: int = setting(2, "Soft: smallest number of training rows of a class.", ge=1)
+    max_class_share: float = setting(
+        0.95, "Soft: largest share of one class among the training rows.", gt=0, le=1
+    )
+    leak_containment: float = setting(
+        0.8,
+        "Share of a test row's pieces (text: eight-word sequences) in one training record from which on "
+        "the row counts as known.",
+        gt=0,
+        le=1,
+    )
+    max_leaked_share: float = setting(
+        0.05,
+        "Soft: largest share of a task's test or validation rows that stand in one training set.",
+        ge=0,
+        le=1,
+    )
+    max_described: int = setting(
+        100_000, "Records per corpus that are described; more are sampled by the hash of their id.", ge=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pretrain(TrainSettings):
     """Self-supervised training on the general corpus."""
 
@@ -121,7 +158,9 @@ class Adapt(TrainSettings):
         0.0, "Share of samples drawn from the general corpus, against forgetting.", ge=0, lt=1
     )
     forgetting_budget: float = setting(
-        0.5, "Largest accepted rise of the held-out loss on the general corpus; more is reported as a breach.", ge=0
+        0.5,
+        "Largest accepted rise of the held-out loss on the general corpus; more is reported as a breach.",
+        ge=0,
     )
 
 
@@ -165,12 +204,12 @@ class Recipe(Settings):
     domain: str = setting(description="Corpus to adapt to, or none.")
     tasks: str = setting(description="Corpus with the labelled sets, or none.")
     encoder: str = setting(description="Entry of `encoders`.")
-    validate: Settings = setting(description="Expectations on the data, in the modality's words.")
+    validate: Validate = setting(description="Expectations on the data, in the modality's words.")
     prepare: Settings = setting(description="How records become tensors, in the modality's words.")
     pretrain: Pretrain = setting(description="Self-supervised training on the general corpus.")
     adapt: Adapt = setting(description="Continued pretraining on the domain; `steps: 0` keeps the weights.")
     finetune: Finetune = setting(description="Supervised training on few labels.")
-    report: Report = setting(description="The page at the end.")
+    report: Report = setting(description="Settings of the page that is made in the end.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,16 +259,18 @@ def schema() -> TypeAdapter[Config]:
         )
         for name in modalities.NAMES
     ]
-    corpora: Any = _corpora()._type
+    corpora: Any = _corpora_type()
     recipes_by_name: Any = dict[str, _one_of("modality", recipes)]  # type: ignore[misc]
     return TypeAdapter(_derive(Config, corpora=corpora, recipes=recipes_by_name))
 
 
 @functools.cache
-def _corpora() -> TypeAdapter[Any]:
+def _corpora_type() -> Any:
     """The type of the section `corpora`."""
-    members = [_variant(modalities.records(name).CorpusSettings, "modality", name) for name in modalities.NAMES]
-    return TypeAdapter(dict[str, _one_of("modality", members)])  # type: ignore[misc]
+    members = [
+        _variant(modalities.records(name).CorpusSettings, "modality", name) for name in modalities.NAMES
+    ]
+    return dict[str, _one_of("modality", members)]  # type: ignore[misc]
 
 
 def _derive(settings: type, **types: Any) -> type:
@@ -238,7 +279,11 @@ def _derive(settings: type, **types: Any) -> type:
     replaced = [
         (name, type_, dataclass_field(default=known[name].default, metadata=known[name].metadata))
         if known[name].default_factory is MISSING
-        else (name, type_, dataclass_field(default_factory=known[name].default_factory, metadata=known[name].metadata))
+        else (
+            name,
+            type_,
+            dataclass_field(default_factory=known[name].default_factory, metadata=known[name].metadata),
+        )
         for name, type_ in types.items()
     ]
     return make_dataclass(settings.__name__, replaced, bases=(settings,), frozen=True, kw_only=True)
@@ -274,7 +319,7 @@ def load(path: Path = PARAMS) -> Config:
 def load_corpora(path: Path = PARAMS) -> dict[str, Corpus]:
     """Only the section `corpora`, checked; imports neither torch nor any objective."""
     section = read_yaml(path).get("corpora") or {}
-    corpora: dict[str, Corpus] = _check(_corpora(), section, path, ("corpora",))
+    corpora: dict[str, Corpus] = _check(TypeAdapter(_corpora_type()), section, path, ("corpora",))
     return corpora
 
 
@@ -313,7 +358,7 @@ def _sentence(adapter: TypeAdapter[Any], raw: Any, fault: Any, at: tuple[str, ..
     given = fault["input"]
     match fault["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
-            return f"{name}: {unknown('key', str(last), _keys_at(adapter, path))}"
+            return f"{name}: {unknown('key', str(last), _keys_at(adapter, raw, path))}"
         case "missing":
             return f"{name}: is required and missing"
         case "union_tag_invalid" | "union_tag_not_found":
@@ -325,35 +370,29 @@ def _sentence(adapter: TypeAdapter[Any], raw: Any, fault: Any, at: tuple[str, ..
     return f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}; got {given!r} ({type(given).__name__})"
 
 
-def _keys_at(adapter: TypeAdapter[Any], path: list[str]) -> list[str]:
+def _keys_at(adapter: TypeAdapter[Any], raw: Any, path: list[str]) -> list[str]:
     """The known keys of the mapping at that path, read off the JSON schema."""
     document = adapter.json_schema()
-    nodes: list[Any] = [document]
+    node, where = _resolved(document, document, raw), raw
     for key in path:
-        found: list[Any] = []
-        for node in _unfold(document, nodes):
-            if key in node.get("properties", {}):
-                found.append(node["properties"][key])
-            elif isinstance(node.get("additionalProperties"), dict):
-                found.append(node["additionalProperties"])
-            elif "items" in node:
-                found.append(node["items"])
-        nodes = found
-    return sorted({key for node in _unfold(document, nodes) for key in node.get("properties", {})})
+        is_list = isinstance(where, list)
+        where = where[int(key)] if is_list else where[key]
+        within = node.get("properties", {}).get(key) or node.get("additionalProperties") or node.get("items")
+        node = _resolved(document, within, where)
+    return sorted(node.get("properties", {}))
 
 
-def _unfold(document: dict[str, Any], nodes: list[Any]) -> list[dict[str, Any]]:
-    """Follow references and alternatives until only plain nodes are left."""
-    plain: list[dict[str, Any]] = []
-    for node in nodes:
+def _resolved(document: dict[str, Any], node: dict[str, Any], value: Any) -> dict[str, Any]:
+    """The node behind references, and of alternatives the one that the value's tag names."""
+    while "$ref" in node or "oneOf" in node or "anyOf" in node:
         if "$ref" in node:
-            name = node["$ref"].rsplit("/", 1)[-1]
-            plain += _unfold(document, [document["$defs"][name]])
-        elif "oneOf" in node or "anyOf" in node:
-            plain += _unfold(document, node.get("oneOf", node.get("anyOf")))
+            node = document["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        elif "discriminator" in node:
+            tag = value.get(node["discriminator"]["propertyName"])
+            node = {"$ref": node["discriminator"]["mapping"][tag]}
         else:
-            plain.append(node)
-    return plain
+            node = next(part for part in node["anyOf"] if part.get("type") != "null")
+    return node
 
 
 def json_schema() -> dict[str, Any]:

@@ -25,7 +25,10 @@ MEASURE_EVERY_SECONDS = 10.0
 SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|(API|ACCESS)_?KEY", re.IGNORECASE)
 IN_ADDRESSES = (
     (re.compile(r"(\w+://)[^/@\s]+@"), r"\1***@"),
-    (re.compile(r"([?&][\w-]*(?:sig|signature|token|key|secret|password)[\w-]*=)[^&\s]+", re.IGNORECASE), r"\1***"),
+    (
+        re.compile(r"([?&][\w-]*(?:sig|signature|token|key|secret|password)[\w-]*=)[^&\s]+", re.IGNORECASE),
+        r"\1***",
+    ),
 )
 
 
@@ -100,7 +103,9 @@ class Run:
 
     def dataset(self, name: str, digest: str, source: str, context: str = "training") -> None:
         """Name what the run reads: any name, a hash of the content, and where it lies."""
-        self._append("dataset", {"name": name, "digest": digest[:36], "source": masked(source), "context": context})
+        self._append(
+            "dataset", {"name": name, "digest": digest[:36], "source": masked(source), "context": context}
+        )
 
     def artifact(self, path: Path | str, folder: str = "") -> None:
         """Keep a copy of a file or folder with the run.

@@ -37,6 +37,8 @@ def run(recipe: str, stage: str) -> Path:
 
 def record(recipe: str, stage: str) -> Path:
     """Time, cost, throughput and MLflow run id of the run that made a stage's outputs."""
+    if stage == "ingest":
+        return Path("data/corpora") / f"{recipe}.record.json"
     return Path("runs") / recipe / f"{stage}.record.json"
 
 

@@ -45,10 +45,9 @@ class Spool:
         where: folder of the file.
         key: what makes two runs the same work. Where an unfinished file with that key lies and
             nobody writes to it, that file is continued; otherwise a new one is made.
-        lasting: continue the file even if its run has finished.
     """
 
-    def __init__(self, where: Path, key: str, *, lasting: bool = False) -> None:
+    def __init__(self, where: Path, key: str) -> None:
         where.mkdir(parents=True, exist_ok=True)
         self._unwritten = b""
         self._complained = False
@@ -58,7 +57,7 @@ class Spool:
             if file is None:
                 continue
             lines = [line for line, _ in read(path)]
-            if lasting or not (lines and lines[-1].get("end") == "FINISHED"):
+            if not (lines and lines[-1].get("end") == "FINISHED"):
                 self._open(path, file, lines)
                 return
             file.close()

@@ -1,72 +1,19 @@
-"""Small real objects that several tests share."""
+"""What every test runs under: one thread, no network, no tracking server."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["UNMASK_TRACKING"] = "off"
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import pytest
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-
-from models import encoders
-from models.counter import integers
-from models.vocabulary import Vocabulary
 
 torch.set_num_threads(1)
-
-VOCABULARY_SIZE = 60
-TINY = {
-    "bert": {
-        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
-    },
-    "gpt2": {
-        "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64,
-        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 1,
-    },
-}  # fmt: skip
-
-
-class Rows:
-    """Packed token rows of two documents each, as pure functions of the position."""
-
-    num_samples = 64
-    unit = "tokens"
-    units_per_sample = 24.0
-
-    def __init__(self, reads: tuple[str, ...] = ("rows",)) -> None:
-        self.reads = reads
-
-    def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
-        key = torch.tensor(list(positions), dtype=torch.int64)
-        rows = integers(key % self.num_samples, 24, VOCABULARY_SIZE - 5, stream=9) + 5
-        rows[:, [0, 12]] = 2
-        if "spans" in self.reads:
-            return {"anchor_ids": rows[:, :12], "positive_ids": rows[:, 12:], "key": key}
-        return {"input_ids": rows, "document_ids": torch.arange(24).div(12, rounding_mode="floor").expand(len(key), 24), "key": key}
-
-
-@pytest.fixture
-def vocabulary() -> Vocabulary:
-    """Five special tokens, of which 0 pads and 4 masks; every third id continues a word."""
-    ids = torch.arange(VOCABULARY_SIZE)
-    return Vocabulary(ids < 5, (ids >= 5) & (ids % 3 == 0), pad_id=0, mask_id=4)
-
-
-def tiny_model(auto: str, seed: int = 0) -> PreTrainedModel:
-    """A transformers model of a few thousand weights."""
-    architecture = "gpt2" if "Causal" in auto else "bert"
-    config = {"vocab_size": VOCABULARY_SIZE, **TINY[architecture]}
-    return encoders.build(auto, architecture=architecture, source=None, config=config, seed=seed)
 
 
 @pytest.fixture

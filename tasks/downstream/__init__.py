@@ -5,7 +5,10 @@
     probe.py       linear models on frozen features
     supervised.py  fine-tuning of one model
     floors.py      what costs nothing: the majority, and each modality's cheap baseline
-    jobs.py        the runs in processes, each stored when it is done
+    intake.py      a labelled set, checked, drawn from, and stored for the jobs
+    jobs.py        the runs, each stored when it is done
+    pool.py        jobs in processes
+    generation.py  perplexity and samples of causal language models
     results.py     the files that the stage leaves
 
 A kind is a module with the functions of `Kind` and one line of `KINDS`. Predictions and truths are

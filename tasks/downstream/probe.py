@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -60,14 +61,15 @@ def regressions(features: Matrix, answers: Sequence[str]) -> Iterator[Classifier
     for penalty in PENALTIES:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=MAX_ITERATIONS))
         with unconverged_is_fine():
-            yield model.fit(features, answers)
+            model.fit(features, answers)
+        yield model
 
 
-class unconverged_is_fine(warnings.catch_warnings):  # type: ignore[type-arg] # noqa: N801
+@contextlib.contextmanager
+def unconverged_is_fine() -> Iterator[None]:
     """A penalty at which the solver hits its iteration limit is still a candidate: validation judges it."""
+    from sklearn.exceptions import ConvergenceWarning
 
-    def __enter__(self) -> None:
-        from sklearn.exceptions import ConvergenceWarning
-
-        super().__enter__()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        yield

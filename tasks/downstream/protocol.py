@@ -67,13 +67,17 @@ def budgets(wanted: Sequence[Budget], num_rows: int, task: str) -> tuple[list[Bu
         raise InputError(f"finetune.label_budgets: {', '.join(doubled)} stands there twice; name each once.")
     small = [budget for budget in wanted if budget != "all" and budget < 2]
     if small:
-        raise InputError(f"finetune.label_budgets: {small[0]} is too small to learn from; give at least 2, or all.")
+        raise InputError(
+            f"finetune.label_budgets: {small[0]} is too small to learn from; give at least 2, or all."
+        )
     points: list[Budget] = []
     told = []
     for budget in wanted:
         point: Budget = "all" if budget != "all" and budget >= num_rows else budget
         if point != budget:
-            told.append(f"{task}: a budget of {budget} is all of its {num_rows} training rows; shown as 'all'.")
+            told.append(
+                f"{task}: a budget of {budget} is all of its {num_rows} training rows; shown as 'all'."
+            )
         if point not in points:
             points.append(point)
     return points, told

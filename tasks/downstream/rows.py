@@ -12,9 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from models import attention
 from models.heads import accepted
+from tasks.engine.order import row_of
 from tasks.engine.precision import autocast
 
 # A batch of evaluation holds about this many positions, so that memory does not grow with length.
@@ -64,7 +67,9 @@ class Rows:
     def save(self, stem: Path) -> None:
         """Write `<stem>.parquet` and `<stem>.safetensors`."""
         pq.write_table(self.records, stem.with_suffix(".parquet"))
-        save_file({key: value.contiguous() for key, value in self.inputs.items()}, stem.with_suffix(".safetensors"))
+        save_file(
+            {key: value.contiguous() for key, value in self.inputs.items()}, stem.with_suffix(".safetensors")
+        )
 
     @staticmethod
     def load(stem: Path) -> Rows:
@@ -85,13 +90,8 @@ class Supervision:
 
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """The rows at these positions, cut to the longest of them."""
-        epochs = sorted({position // self.num_samples for position in positions})
-        orders = {epoch: self._order(epoch) for epoch in epochs}
-        chosen = [int(orders[p // self.num_samples][p % self.num_samples]) for p in positions]
-        return trim({key: value[chosen] for key, value in self.tensors.items()})
-
-    def _order(self, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
+        rows = row_of(torch.tensor(positions), self.num_samples, self.seed)
+        return trim({key: value[rows] for key, value in self.tensors.items()})
 
 
 def lengths(inputs: Mapping[str, Tensor]) -> Tensor:
@@ -108,9 +108,15 @@ def trim(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     padded = batch["attention_mask"].shape[1]
     longest = max(int(lengths(batch).max()), 1)
     return {
-        key: value[:, :longest] if value.ndim > 1 and value.shape[1] == padded else value
+        key: value[:, :longest].contiguous() if value.ndim > 1 and value.shape[1] == padded else value
         for key, value in batch.items()
     }
+
+
+def use_fast_attention(model: PreTrainedModel, inputs: Mapping[str, Tensor], where: torch.device) -> None:
+    """Set the fastest attention for these inputs, in models that attend to tokens."""
+    if "attention_mask" in inputs:
+        attention.choose(model, inputs["attention_mask"].shape[1], where)
 
 
 def device() -> torch.device:
@@ -119,7 +125,7 @@ def device() -> torch.device:
 
 
 @torch.no_grad()
-def answers(model: Any, inputs: Mapping[str, Tensor], precision: str, read: Any) -> list[Any]:
+def answers(model: PreTrainedModel, inputs: Mapping[str, Tensor], precision: str, read: Any) -> list[Any]:
     """What `read(outputs, batch)` lists for every row, in the rows' order.
 
     Rows are sorted by length, so that batches hold little padding. The model is put in evaluation
@@ -132,8 +138,9 @@ def answers(model: Any, inputs: Mapping[str, Tensor], precision: str, read: Any)
         read: from the model's outputs and the batch to one item per row.
     """
     where = device()
-    model.to(where).eval()
+    nn.Module.to(model, where).eval()
     sizes = lengths(inputs)
+    use_fast_attention(model, inputs, where)
     order = torch.argsort(sizes, descending=True, stable=True)
     items: list[Any] = [None] * len(order)
     start = 0

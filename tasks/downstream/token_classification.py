@@ -33,7 +33,7 @@ def labels(records: pa.Table) -> list[str]:
 
 def strata(records: pa.Table) -> list[str]:
     """Whether a record holds an entity."""
-    return [str(set(tags) > {OUTSIDE} or OUTSIDE not in tags) for tags in records.column("tags").to_pylist()]
+    return [str(any(tag != OUTSIDE for tag in tags)) for tags in records.column("tags").to_pylist()]
 
 
 def truth(records: pa.Table) -> list[str]:
@@ -66,21 +66,30 @@ def learnable(targets: Mapping[str, Tensor]) -> Tensor:
     return (targets["labels"] != IGNORED).any(1)
 
 
+def words(rows: Rows) -> list[list[int]]:
+    """Per row the indices of the words that its inputs hold; a tokenizer may drop a word, or cut it off."""
+    word_ids_BL = rows.inputs["word_ids"]
+    begins_BL = first_positions(word_ids_BL)
+    return [ids_L[begins_L].tolist() for ids_L, begins_L in zip(word_ids_BL, begins_BL, strict=True)]
+
+
 def decode(outputs: Sequence[Mapping[str, Tensor]], rows: Rows, labels: Sequence[str]) -> list[str]:
     """The tag with the largest logit at each word's first position."""
     begins_BL = first_positions(rows.inputs["word_ids"])
-    decoded = []
-    for output, begins_L, word_ids_L, tags in zip(
-        outputs, begins_BL, rows.inputs["word_ids"], rows.column("tags"), strict=True
-    ):
-        length = len(output["logits"])
-        best_L = output["logits"].argmax(-1)
-        found = {
-            int(word_ids_L[position]): labels[int(best_L[position])]
-            for position in begins_L[:length].nonzero().flatten().tolist()
-        }
-        decoded.append(" ".join(found.get(word, OUTSIDE) for word in range(len(tags))))
-    return decoded
+    best = [
+        output["logits"].argmax(-1)[begins_L[: len(output["logits"])]].tolist()
+        for output, begins_L in zip(outputs, begins_BL, strict=True)
+    ]
+    return _spread([[labels[number] for number in row] for row in best], rows)
+
+
+def _spread(tags: Sequence[Sequence[str]], rows: Rows) -> list[str]:
+    """Tags of the words that inputs hold to one tag for every word, joined by spaces."""
+    joined = []
+    for given, held, right in zip(tags, words(rows), rows.column("tags"), strict=True):
+        found = dict(zip(held, given, strict=True))
+        joined.append(" ".join(found.get(word, OUTSIDE) for word in range(len(right))))
+    return joined
 
 
 def score(rows: Rows, predictions: Sequence[str]) -> dict[str, float]:
@@ -102,9 +111,7 @@ def gather(hidden_BLD: Tensor, batch: Mapping[str, Tensor], pooling: str) -> lis
 def probes(train: Rows, labels: Sequence[str]) -> Iterator[Predict]:
     """Logistic regressions on the words' vectors."""
     known = [
-        tag
-        for tags, vectors in zip(train.column("tags"), train.features, strict=True)
-        for tag in tags[: len(vectors)]
+        tags[word] for tags, held in zip(train.column("tags"), words(train), strict=True) for word in held
     ]
     for model in probe.regressions(torch.cat(list(train.features)).numpy(), known):
         yield lambda rows, model=model: _tagged(rows, model)  # type: ignore[misc]
@@ -112,10 +119,7 @@ def probes(train: Rows, labels: Sequence[str]) -> Iterator[Predict]:
 
 def _tagged(rows: Rows, model: probe.Classifier) -> list[str]:
     tags = iter(model.predict(torch.cat(list(rows.features)).numpy()))
-    return [
-        " ".join(str(next(tags)) if word < len(vectors) else OUTSIDE for word in range(len(words)))
-        for vectors, words in zip(rows.features, rows.column("tags"), strict=True)
-    ]
+    return _spread([[str(next(tags)) for _ in vectors] for vectors in rows.features], rows)
 
 
 def majority(train: Rows, labels: Sequence[str]) -> Predict:

@@ -87,7 +87,10 @@ class Checkpoints:
         try:
             data = self.folder / f"step-{step:09d}.safetensors"
             partial = data.with_suffix(".partial")
-            save_file(self._staged, partial)
+            try:
+                save_file(self._staged, partial)
+            except SafetensorError as error:
+                raise OSError(f"cannot write checkpoint {partial}: {error}") from error
             committed = {"step": step, "scalars": scalars, "crc32": _crc32(partial)}
             _durable_rename(partial, data)
             partial.write_text(json.dumps(committed))

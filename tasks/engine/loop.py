@@ -44,7 +44,8 @@ class Event:
         step: steps done, counted from 1.
         total_steps: steps of the whole run.
         metrics: means over the steps since the last event, and the learning rate.
-        units: units (tokens, images, ...) processed by this process since it started.
+        steps_done: steps since this process started, which is fewer than `step` after a resume.
+        units: units (tokens, images, ...) of those steps, over all ranks.
         seconds: time since it started, evaluations and checkpoints included.
         unit: the unit's name.
     """
@@ -52,6 +53,7 @@ class Event:
     step: int
     total_steps: int
     metrics: Mapping[str, float]
+    steps_done: int
     units: float
     seconds: float
     unit: str
@@ -134,7 +136,9 @@ class _Run:
 
     def _wrapped(self) -> Callable[[Batch], Step]:
         if self.settings.gradient_checkpointing:
-            self.objective.encoder.gradient_checkpointing_enable()
+            encoder = self.objective.encoder
+            # transformers 5.20 renamed the method; older ones know the first name only
+            getattr(encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable)()
         module: Any = self.objective
         if self.settings.compile:
             module = torch.compile(module)
@@ -175,7 +179,8 @@ class _Run:
                 raise Interrupted(self.step)
         self._finish_writing()
         if self.average:
-            torch._foreach_copy_(self.weights, self.average)
+            with torch.no_grad():
+                torch._foreach_copy_(self.weights, self.average)
         self.objective.eval()
         return self.history
 
@@ -226,10 +231,12 @@ class _Run:
         optimizers.set_rate(self.optimizer, learning_rate(self.settings, step))
         self.optimizer.step()
         if self.average:
-            torch._foreach_lerp_(self.average, self.weights, 1 - self.settings.ema_decay)
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self.weights, 1 - self.settings.ema_decay)
         self.objective.after_step((step + 1) / self.settings.steps)
         self._accumulate(losses, weights, total, norm)
 
+    @torch.no_grad()
     def _scale_and_clip(self, total_weight: Tensor) -> float:
         """Turn summed gradients into means, clip their global norm, and return it as it was."""
         gradients = optimizers.gradients(self.weights)
@@ -263,7 +270,7 @@ class _Run:
         self.sums, self.num_summed, self.norm_sum = {}, 0, 0.0
         self.history.train.append({"step": self.step, **metrics})
         units = num_steps * self.settings.batch_size * batches.units_per_sample
-        event = Event(self.step, self.settings.steps, metrics, units, seconds, batches.unit)
+        event = Event(self.step, self.settings.steps, metrics, num_steps, units, seconds, batches.unit)
         for callback in callbacks if self.ranks.is_first else ():
             callback(event)
 
@@ -279,7 +286,6 @@ class _Run:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors |= {f"average.{index}": value for index, value in enumerate(self.average)}
-        tensors |= {f"initial.{index}": value for index, value in enumerate(self.initial)}
         return tensors
 
     def _save(self) -> None:
@@ -314,9 +320,8 @@ class _Run:
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        for kind, kept in (("average", self.average), ("initial", self.initial)):
-            for index, value in enumerate(kept):
-                value.copy_(groups[kind][str(index)])
+        for index, value in enumerate(self.average):
+            value.copy_(groups["average"][str(index)])
 
     def _finish_writing(self) -> None:
         if self.checkpoints:

@@ -45,3 +45,4 @@ class TrainSettings(Settings):
     keep_checkpoints: int = setting(2, "How many of the newest checkpoints are kept.", ge=1)
     log_every: int = setting(10, "Steps between logged metrics.", ge=1)
     evaluate_every: int = setting(0, "Steps between held-out losses; 0 measures at the end only.", ge=0)
+    evaluate_samples: int = setting(512, "Held-out samples per measurement, at most.", ge=1)

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from tasks.errors import unknown
 
 if TYPE_CHECKING:  # tasks.config joins the settings that modalities declare into one schema
-    import great_expectations.expectations as gxe
+    import numpy as np
     import pyarrow as pa
+    from great_expectations.expectations.expectation import Expectation
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from models.settings import Settings
-    from tasks.config import Columns, Corpus, Recipe
+    from tasks.config import Columns, Corpus, Recipe, Validate
     from tasks.engine.loader import Batches
     from tasks.sources import File
 
@@ -49,43 +51,49 @@ class Records(Protocol):
     def schema(self, kind: str | None) -> pa.Schema:
         """Columns of normalised records: of unlabelled ones (None), or of a task of that kind."""
 
-    def read(self, file: File, format: str, columns: Columns, kind: str | None) -> Iterator[Record]:
-        """Raw records of one file, streamed with bounded memory.
+    def read(
+        self, file: File, format: str, columns: Columns, kind: str | None, corpus: Any
+    ) -> Iterator[Record]:
+        """Raw records of one file, streamed with bounded memory; each knows its `source` and `row`.
 
         Raises:
             InputError: the file as a whole cannot be read; names file, cause and next step.
+            Rejected: a rule of the corpus leaves the whole file out.
         """
 
-    def normalise(self, record: Record, corpus: Corpus, kind: str | None) -> Record:
-        """The record in `schema`'s columns.
+    def normalise(self, record: Record, corpus: Any, kind: str | None) -> Iterator[Record]:
+        """The record in `schema`'s columns, in several pieces where a rule splits it.
+
+        Beside the columns: `id` (None where the user gave none), `group`, `split` and `row` as read,
+        and `damaged` where something in it could not be decoded.
 
         Raises:
             Rejected: a rule of the corpus (empty, over-long, undecodable) leaves it out.
         """
 
     def content(self, record: Record) -> bytes:
-        """What two records share when they are the same, for duplicates and leakage."""
+        """What two records share when they are the same, for ids and duplicates."""
 
-    def signature(self, record: Record, corpus: Corpus) -> Any:
-        """What near duplicates share, as `near_index` takes it; None where a record is too short."""
-
-    def near_index(self, corpus: Corpus) -> Any:
-        """An index with `insert(key, signature)` and `query(signature) -> keys` (datasketch's words)."""
+    def signature(self, record: Record, corpus: Any) -> NDArray[np.uint64] | None:
+        """Hashes of which near duplicates share at least one; None where a record is too short to tell."""
 
 
 class Quality(Protocol):
     """`quality.py`: derived metrics of records and what is expected of them."""
 
-    ValidateSettings: type[Settings]
+    ValidateSettings: type[Validate]
 
     def describe(self, records: pa.Table) -> pa.Table:
         """Derived metrics, one row per record, first column `id`."""
 
-    def expectations(self, settings: Settings) -> list[gxe.Expectation]:
+    def expectations(self, settings: Settings) -> list[Expectation]:
         """Expectations over `describe`'s columns; severity `critical` fails the stage."""
 
     def compare(self, a: pa.Table, b: pa.Table) -> dict[str, float]:
-        """How alike two corpora are (text: vocabulary overlap)."""
+        """How alike two corpora are, the headline first (text: vocabulary overlap)."""
+
+    def pieces(self, records: pa.Table) -> pa.Array:
+        """Hashes of each record's parts, list<uint64>: a record that holds another has most of its pieces."""
 
 
 class Tensors(Protocol):
@@ -105,6 +113,12 @@ class Tensors(Protocol):
             out: an existing, empty folder.
             seed: seed of whatever is drawn.
         """
+
+    def encoder_config(self, prepared: Path) -> dict[str, Any]:
+        """Fields of the encoder's config that the data decides (text: `vocab_size`, ids of special tokens)."""
+
+    def constants(self, prepared: Path) -> dict[str, Any]:
+        """Facts about the prepared data that objectives are constructed with (text: `vocabulary`)."""
 
     def batches(
         self, prepared: Path, slot: str, split: str, recipe: Recipe, reads: tuple[str, ...], seed: int

@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import layout
 from tasks.config import Config
 from tasks.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 STAGES = ("ingest", "validate", "prepare", "pretrain", "adapt", "finetune")
 TRAINING_STAGES = ("pretrain", "adapt")
@@ -37,7 +40,7 @@ class Evidence:
         results: scores of the arms, per seed.
         predictions: labels and predictions of test rows.
         embeddings: vectors of test rows.
-        samples: text or other things that a generative model made.
+        generation: perplexity and samples of a generative model.
         records: cost and versions of each stage, by stage (`ingest` once per corpus).
         hashes: (stage, path, hash, bytes) of every DVC output that led here.
         num_embedded: points of the embedding map.
@@ -54,10 +57,10 @@ class Evidence:
     losses: Mapping[str, Json]
     gap: Json
     summary: Rows
-    results: Rows
-    predictions: Rows
-    embeddings: Rows
-    samples: Rows
+    results: pa.Table | None
+    predictions: pa.Table | None
+    embeddings: pa.Table | None
+    generation: Json
     records: Mapping[str, Json]
     hashes: Rows
     num_embedded: int = 500
@@ -72,11 +75,12 @@ def read(name: str, config: Config) -> Evidence:
     """
     recipe = config.recipe(name)
     if not Path("runs", name).is_dir():
-        raise InputError(f"runs/{name} is missing: nothing of this recipe has run; run `dvc repro report@{name}`.")
+        raise InputError(
+            f"runs/{name} is missing: nothing of this recipe has run; run `dvc repro report@{name}`."
+        )
     slots = {slot: str(getattr(recipe, slot)) for slot in SLOTS if getattr(recipe, slot) != "none"}
     corpora = list(dict.fromkeys(slots.values()))
     finetune = layout.run(name, "finetune")
-    samples = _json(finetune / "samples.json")
     return Evidence(
         recipe=name,
         description=recipe.description,
@@ -91,12 +95,29 @@ def read(name: str, config: Config) -> Evidence:
         results=_table(finetune / "results.parquet"),
         predictions=_table(finetune / "predictions.parquet"),
         embeddings=_table(finetune / "embeddings.parquet"),
-        samples=samples if isinstance(samples, list) else samples.get("samples", []),
+        generation=_json(finetune / "samples.json"),
         records=_records(name, corpora),
         hashes=_hashes(name, corpora),
         num_embedded=recipe.report.num_embedded,
         num_neighbours=recipe.report.num_neighbours,
     )
+
+
+def files(name: str, config: Config) -> list[Path]:
+    """The files that the page of a recipe is made of, those that are there."""
+    recipe, finetune = config.recipe(name), layout.run(name, "finetune")
+    corpora = {str(getattr(recipe, slot)) for slot in SLOTS}
+    made = [
+        *(layout.corpus(corpus) / "manifest.json" for corpus in sorted(corpora)),
+        layout.validated(name) / "validation.json",
+        layout.prepared(name) / "manifest.json",
+        *(layout.run(name, stage) / "losses.json" for stage in TRAINING_STAGES),
+        layout.run(name, "adapt") / "gap.json",
+        *(finetune / f"{part}.parquet" for part in ("results", "predictions", "embeddings")),
+        finetune / "summary.json",
+        finetune / "samples.json",
+    ]
+    return [path for path in made if path.is_file()]
 
 
 def _json(path: Path) -> Any:
@@ -114,14 +135,14 @@ def _list(path: Path) -> Rows:
     return content if isinstance(content, list) else []
 
 
-def _table(path: Path) -> Rows:
+def _table(path: Path) -> pa.Table | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        return []
+        return None
     try:
-        return pq.read_table(path).to_pylist()
+        return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path} is not a readable parquet file ({error}); run its stage again.") from None
 

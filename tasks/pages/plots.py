@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +38,11 @@ STYLE: dict[str, Any] = {
     "xtick.color": RULE, "ytick.color": RULE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED,
     "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "xtick.major.size": 3, "ytick.major.size": 3,
     "lines.linewidth": 1.6, "lines.solid_capstyle": "round", "svg.fonttype": "none", "path.simplify": True,
+    "text.parse_math": False,
 }  # fmt: skip
 PANEL = (4.6, 3.0)
 MAX_POINTS = 300
+PIXELS_PER_POINT = 1.32  # one size of type in all figures, whatever their width
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,18 @@ class Plot:
     svg: str = field(repr=False)
 
 
-def draw(name: str, caption: str, paint: Callable[[Axes], None], folder: Path, size: tuple[float, float] = PANEL) -> Plot:
+def draw(
+    name: str, caption: str, paint: Callable[[Axes], None], folder: Path, size: tuple[float, float] = PANEL
+) -> Plot:
     """Paint one figure, write `<folder>/<name>.svg` and `.png`, and answer its inline form."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+    name = slug(name)
+    style: Any = STYLE | {"svg.hashsalt": name}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        # A label in a script that the font lacks is a box in the PNG; the SVG keeps its letters.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.add_subplot())
         source = _svg(figure)
@@ -72,9 +81,19 @@ def draw(name: str, caption: str, paint: Callable[[Axes], None], folder: Path, s
     return Plot(name, caption, inline(source, name, caption))
 
 
+def slug(name: str) -> str:
+    """A name for files and ids; names that lose letters on the way get a checksum, to stay apart."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if plain == name.replace("_", "-"):
+        return plain
+    return f"{plain[:60]}-{zlib.crc32(name.encode()):08x}"
+
+
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
     return buffer.getvalue()
 
 
@@ -91,8 +110,10 @@ def inline(source: str, name: str, caption: str) -> str:
     body = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", body)
     for colour, variable in VARIABLES.items():
         body = re.sub(colour, f"var(--{variable})", body, flags=re.IGNORECASE)
-    view = re.search(r'viewBox="[^"]*"', body)
-    opening = f'<svg role="img" aria-label="{escape(caption)}" {view.group() if view else ""}>'
+    view = re.search(r'viewBox="0 0 ([\d.]+) [\d.]+"', body)
+    assert view is not None
+    width = round(float(view.group(1)) * PIXELS_PER_POINT)
+    opening = f'<svg role="img" aria-label="{escape(caption)}" {view.group()} style="max-width:{width}px">'
     return re.sub(r"^<svg[^>]*>", lambda _: opening, body, count=1)
 
 
@@ -106,7 +127,7 @@ def thinned(points: Sequence[tuple[float, float]], most: int = MAX_POINTS) -> tu
 
 def _mean(values: Any) -> float:
     values = list(values)
-    return sum(values) / len(values)
+    return float(sum(values) / len(values))
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
@@ -158,6 +179,3 @@ def sparse_grid(axes: Axes, y_label: str, x_label: str) -> None:
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-
-
-Losses = Mapping[str, Any]

@@ -143,7 +143,9 @@ def standing(a: Score, b: Score) -> Standing:
 
 def by_budget(budgets: Iterable[str]) -> list[str]:
     """Budgets from few labels to all."""
-    return sorted(set(budgets), key=lambda budget: (not budget.isdigit(), int(budget) if budget.isdigit() else 0))
+    return sorted(
+        set(budgets), key=lambda budget: (not budget.isdigit(), int(budget) if budget.isdigit() else 0)
+    )
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,9 @@ class TaskScores:
     def lines(self) -> list[tuple[str, str]]:
         """(arm, method) of every line of the table: fine-tuned, probes, then floors."""
         found = {(score.arm, score.method) for score in self.scores}
-        return sorted(found, key=lambda line: (_place(METHODS, line[1]), _place(TRAINED_ARMS, line[0]), line[0]))
+        return sorted(
+            found, key=lambda line: (_place(METHODS, line[1]), _place(TRAINED_ARMS, line[0]), line[0])
+        )
 
     @property
     def method(self) -> str:
@@ -205,11 +209,17 @@ def _place(order: Sequence[str], name: str) -> int:
 
 
 def by_task(summary: Iterable[Mapping[str, Any]]) -> list[TaskScores]:
-    """The rows of `summary.json`, by task in the order of the file; a task's first metric counts."""
-    grouped: dict[str, list[Score]] = {}
+    """The rows of `summary.json` by task, in the order of the file; a task's first metric counts."""
+    first: dict[str, TaskScores] = {}
+    for scores in by_metric(summary):
+        first.setdefault(scores.task, scores)
+    return list(first.values())
+
+
+def by_metric(summary: Iterable[Mapping[str, Any]]) -> list[TaskScores]:
+    """The rows of `summary.json` by task and metric, in the order of the file."""
+    grouped: dict[tuple[str, str], list[Score]] = {}
     for row in summary:
         score = Score.of(row)
-        group = grouped.setdefault(score.task, [])
-        if not group or group[0].metric == score.metric:
-            group.append(score)
-    return [TaskScores(task, scores) for task, scores in grouped.items()]
+        grouped.setdefault((score.task, score.metric), []).append(score)
+    return [TaskScores(task, scores) for (task, _), scores in grouped.items()]

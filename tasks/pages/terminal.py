@@ -43,7 +43,9 @@ def _block(task: TaskScores) -> str:
 
 
 def _lines(task: TaskScores, budgets: list[str]) -> list[str]:
-    header = "arm".ljust(ARM) + "method".ljust(METHOD) + "".join(f"{budget_name(b):<{COLUMN}}" for b in budgets)
+    header = (
+        "arm".ljust(ARM) + "method".ljust(METHOD) + "".join(f"{budget_name(b):<{COLUMN}}" for b in budgets)
+    )
     lines = [header.rstrip(), "─" * (ARM + METHOD + COLUMN * len(budgets) - 1)]
     winners = [task.winner(budget) for budget in budgets]
     previous = ""

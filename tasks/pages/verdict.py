@@ -19,7 +19,11 @@ from tasks.pages.scores import (
 )
 
 NO_TASKS = "No labelled task was run, so nothing here says what pretraining or adaptation is worth on one."
-SUBJECTS = {"adapted": "pretraining and adaptation", "pretrained": "pretraining", "scratch": "training from scratch"}
+SUBJECTS = {
+    "adapted": "pretraining and adaptation",
+    "pretrained": "pretraining",
+    "scratch": "training from scratch",
+}
 Pair = tuple[Score, Score]
 
 
@@ -32,18 +36,21 @@ def sentences(summary: Iterable[Mapping[str, Any]]) -> list[str]:
     tasks = by_task(summary)
     if not tasks:
         return [NO_TASKS]
-    if len(tasks) == 1:
-        return [_task_sentence(tasks[0]), *_details(tasks[0])]
-    found = [_headline_of_many(tasks)]
-    for task in tasks:
-        found += [_task_sentence(task), *_details(task)]
-    return found
+    of_each = [sentence for task in tasks for sentence in on_task(task)]
+    return of_each if len(tasks) == 1 else [_headline_of_many(tasks), *of_each]
+
+
+def on_task(task: TaskScores) -> list[str]:
+    """The verdict on one task: first the whole in one sentence, then its parts."""
+    return [_task_sentence(task), *_details(task)]
 
 
 def _task_sentence(task: TaskScores) -> str:
     """One sentence on one task: the last arm against scratch, and the floor against the last arm."""
     if not task.arms:
-        return f"Only cheap floors were measured on {task.task}, so nothing says what training is worth there."
+        return (
+            f"Only cheap floors were measured on {task.task}, so nothing says what training is worth there."
+        )
     last, first = task.arms[-1], task.arms[0]
     if last == first:
         what = f"Only the {arm_name(last)} arm was run on {task.task}, so nothing says what it bought"
@@ -65,10 +72,14 @@ def _gain_clauses(subject: str, against: str, task: TaskScores, arm: str, base: 
         what = f"{metric_name(task.metric)} on {task.task}" if place == 0 else "it"
         versus = f" {against}" if place == 0 else ""
         if kind == "overlapping":
-            verb = f"{'make' if plural else 'makes'} no difference to {what}{versus} that the intervals can tell"
+            verb = (
+                f"{'make' if plural else 'makes'} no difference to {what}{versus} that the intervals can tell"
+            )
             clauses.append(f"{who} {verb} {_levels(pairs)}")
         else:
-            clauses.append(f"{who} {_verb(*pairs[0], plural)} {what}{versus} {_gains(pairs)} ({_reason(kind)})")
+            clauses.append(
+                f"{who} {_verb(*pairs[0], plural)} {what}{versus} {_gains(pairs)} ({_reason(kind)})"
+            )
     return clauses or [f"{subject} and {arm_name(base)} share no label budget on {task.task}"]
 
 
@@ -100,7 +111,9 @@ def _details(task: TaskScores) -> list[str]:
         for budget in dict.fromkeys((task.budgets[0], task.budgets[-1])):
             steps = [_step(task, task.method, arm, base, budget) for arm, base in _STEPS]
             if all(steps):
-                found.append(f"With {budget_name(budget)}, " + " and ".join(step for step in steps if step) + ".")
+                found.append(
+                    f"With {budget_name(budget)}, " + " and ".join(step for step in steps if step) + "."
+                )
     others = {method for _, method in task.lines} - {task.method, "floor"}
     for method in sorted(others):
         arms = [arm for arm, m in task.lines if m == method]
@@ -123,9 +136,13 @@ def _step(task: TaskScores, method: str, arm: str, base: str, budget: str) -> st
     if after is None or before is None:
         return ""
     kind = standing(after, before)
-    metric, name = metric_name(task.metric), _STEP_NAMES.get((arm, base), f"{arm_name(arm)} after {arm_name(base)}")
+    metric, name = (
+        metric_name(task.metric),
+        _STEP_NAMES.get((arm, base), f"{arm_name(arm)} after {arm_name(base)}"),
+    )
     if kind == "overlapping":
-        return f"{name} leaves {metric} where it was ({before.shown} and {after.shown}{after.unit}, {_reason(kind)})"
+        levels = f"{before.shown} and {after.shown}{after.unit}"
+        return f"{name} leaves {metric} where it was ({levels}, {_reason(kind)})"
     return f"{name} {_verb(after, before, plural=False)} {metric} {_change(after, before)} ({_reason(kind)})"
 
 
@@ -140,21 +157,26 @@ def _headline_of_many(tasks: Sequence[TaskScores]) -> str:
             continue
         subjects.append((task.arms[-1], task.arms[0]))
         for budget in task.budgets:
-            last, first, floor = _cell(task, task.arms[-1], budget), _cell(task, task.arms[0], budget), task.floor(budget)
+            last, first, floor = (
+                _cell(task, task.arms[-1], budget),
+                _cell(task, task.arms[0], budget),
+                task.floor(budget),
+            )
             if last and first and first is not last:
                 gains.append(standing(last, first))
             if last and floor:
                 floors.append(standing(floor, last))
                 names.add(arm_name(floor.arm))
     if not gains:
-        return f"{len(tasks)} tasks were run with one arm only, so nothing says what pretraining or adaptation bought."
+        return f"{len(tasks)} tasks were run with one arm only, so nothing says what that arm bought."
     last_arm, first_arm = max(set(subjects), key=lambda pair: (subjects.count(pair), pair))
     subject = SUBJECTS.get(last_arm, last_arm) if first_arm == "scratch" else "adaptation"
     base = "training from scratch" if first_arm == "scratch" else f"the {arm_name(first_arm)} model"
     verb = "beat" if " and " in subject else "beats"
     text = f"{_capital(subject)} {verb} {base} in {_tally(gains)}"
     if floors:
-        text += f"; {' or '.join(sorted(names))} is better than the {arm_name(last_arm)} model in {_tally(floors)}"
+        rival = " or ".join(sorted(names))
+        text += f"; {rival} is better than the {arm_name(last_arm)} model in {_tally(floors)}"
     return f"{text} (intervals apart; {len(tasks)} tasks at each label budget)."
 
 
@@ -162,17 +184,26 @@ def _tally(kinds: Sequence[Standing]) -> str:
     """`5 of 6 comparisons, is worse in none, cannot be told from it in 1`."""
     rest = [
         f"{words} in {kinds.count(kind)}"
-        for kind, words in (("below", "worse"), ("overlapping", "not told apart"), ("unknown", "without interval"))
+        for kind, words in (
+            ("below", "worse"),
+            ("overlapping", "not told apart"),
+            ("unknown", "without interval"),
+        )
         if kind in kinds
     ]
-    return f"{kinds.count('above')} of {len(kinds)} comparisons" + (f", {_join(rest)}" if rest else "")
+    wins = kinds.count("above")
+    all_of_them = f"all {len(kinds)} comparisons" if len(kinds) > 1 else "the one comparison"
+    text = all_of_them if wins == len(kinds) else f"{wins or 'none'} of {len(kinds)} comparisons"
+    return text + (f", {_join(rest)}" if rest else "")
 
 
 def _cell(task: TaskScores, arm: str, budget: str) -> Score | None:
     return task.get(arm, task.method, budget)
 
 
-def _grouped(task: TaskScores, pairs: Iterable[tuple[Score | None, Score | None]]) -> list[tuple[Standing, list[Pair]]]:
+def _grouped(
+    task: TaskScores, pairs: Iterable[tuple[Score | None, Score | None]]
+) -> list[tuple[Standing, list[Pair]]]:
     """Budgets with the same outcome together, in the order of their first budget."""
     groups: dict[tuple[Standing, bool], list[Pair]] = {}
     for a, b in pairs:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tasks.engine.order import permute, row_of, sample_key
 
 
@@ -50,9 +51,9 @@ def test_neighbouring_positions_land_anywhere() -> None:
 
 
 def test_each_row_is_first_equally_often() -> None:
-    first = torch.cat([row_of(torch.tensor([0]), 8, seed=seed) for seed in range(4000)])
+    first = torch.cat([row_of(torch.tensor([0]), 8, seed=seed) for seed in range(800)])
     counts = torch.bincount(first, minlength=8).float()
-    assert ((counts - 500) ** 2 / 500).sum() < 24.3
+    assert ((counts - 100) ** 2 / 100).sum() < 24.3
 
 
 def test_billions_of_rows_need_no_index() -> None:
@@ -76,5 +77,5 @@ def test_sample_keys_are_distinct_over_positions_and_seeds() -> None:
 
 
 def test_sample_keys_are_the_same_on_every_machine() -> None:
-    assert sample_key(7, torch.tensor([0, 1])).tolist() == sample_key(7, torch.arange(2)).tolist()
-    assert permute(torch.arange(8), 8, key=1).tolist() == [5, 7, 0, 1, 6, 4, 2, 3]
+    assert sample_key(7, torch.arange(2)).tolist() == [-5137267319001854395, -6461814455296669442]
+    assert permute(torch.arange(8), 8, key=1).tolist() == [4, 0, 2, 5, 1, 7, 6, 3]

@@ -1,0 +1,49 @@
+# `make demo` and `make test` need Python 3.11 or newer, make and git; everything else goes into .venv.
+PYTHON ?= python3
+RECIPE ?= text-mlm
+BIN := .venv/bin
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(QUIET)
+# No tool calls home: DVC, Hugging Face, Prefect, MLflow.
+QUIET := DO_NOT_TRACK=true DVC_NO_ANALYTICS=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help setup demo test ui check format schema lock clean
+
+help:            ## what there is to say
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
+
+setup: .venv/ready  ## set up .venv from the lock file
+
+.venv/ready: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Unmask needs Python 3.11 or newer; set PYTHON=/path/to/it")'
+	$(PYTHON) -m venv .venv || { echo "python3 has no venv; on Debian: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+demo: setup      ## run RECIPE (text-mlm) on embedded data and print what it bought
+	@$(RUN) dvc repro report@$(RECIPE)
+	@$(RUN) python -m tasks.summary $(RECIPE)
+
+test: setup      ## all tests that this machine can run
+	$(RUN) pytest
+
+ui: setup        ## Prefect and MLflow on loopback, until Ctrl-C
+	@$(RUN) python -m flows.ui
+
+check: setup     ## lint, format, types
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: setup    ## put the code in form
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+schema: setup    ## params.schema.json, for editors
+	$(RUN) python -m tasks.config > params.schema.json
+
+lock: setup      ## solve the dependencies anew
+	$(BIN)/python -m pip install --quiet pip-tools
+	$(BIN)/pip-compile --quiet --extra develop --strip-extras --no-emit-index-url --no-emit-find-links --no-annotate --no-header --output-file requirements.lock pyproject.toml
+
+clean:           ## remove .venv, caches and scratch; data and runs stay
+	rm -rf .venv .unmask .pytest_cache .mypy_cache .ruff_cache

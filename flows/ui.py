@@ -1,0 +1,232 @@
+"""`make ui`: Prefect, MLflow and what runs the flows, on this machine, until Ctrl-C.
+
+Three processes, all on the loopback address, all keeping their state in the scratch folder:
+Prefect's server (when and with what), MLflow's server (what came out), and a runner that polls
+Prefect for runs to start. When one of them ends, or this process is told to, all end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.quiet import QUIET
+from tasks import layout
+from tasks.errors import InputError
+
+HOST = "127.0.0.1"
+PORTS = {"UNMASK_PREFECT_PORT": 4200, "UNMASK_MLFLOW_PORT": 5000}
+START_SECONDS = 180
+STOP_SECONDS = 15
+
+Processes = dict[str, subprocess.Popen[bytes]]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process that is kept running: how to start it and how to see that it answers."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    health: str
+    log: Path
+
+
+def services(prefect_port: int, mlflow_port: int) -> list[Service]:
+    """Prefect's and MLflow's servers and the runner, in the order in which they need each other."""
+    home = layout.scratch()
+    for folder in ("prefect", "logs", "mlartifacts"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    api = f"http://{HOST}:{prefect_port}/api"
+    common = {
+        **QUIET,
+        **os.environ,
+        "UNMASK_SCRATCH": str(home),
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_API_URL": api,
+        "MLFLOW_TRACKING_URI": f"http://{HOST}:{mlflow_port}",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    prefect = {
+        **common,
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_API_DATABASE_CONNECTION_URL": os.environ.get(
+            "PREFECT_API_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}"
+        ),
+    }
+    mlflow = {**common, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    del mlflow["MLFLOW_TRACKING_URI"]
+    runner = {**common, "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
+    python = [sys.executable, "-m"]
+    prefect_server = [*python, "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
+    mlflow_server = [
+        *python,
+        "mlflow",
+        "server",
+        "--host",
+        HOST,
+        "--port",
+        str(mlflow_port),
+        "--workers",
+        "1",
+    ]
+    mlflow_server += ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"]
+    mlflow_server += ["--artifacts-destination", str(home / "mlartifacts")]
+    logs = home / "logs"
+    deployment = f"{api}/deployments/name/pipeline/train"
+    return [
+        Service("Prefect", prefect_server, prefect, f"{api}/health", logs / "prefect.log"),
+        Service("MLflow", mlflow_server, mlflow, f"http://{HOST}:{mlflow_port}/health", logs / "mlflow.log"),
+        Service("runner", [*python, "flows.runner"], runner, deployment, logs / "runner.log"),
+    ]
+
+
+@contextlib.contextmanager
+def running(wanted: list[Service], say: Callable[[str], None] = print) -> Iterator[Processes]:
+    """Start services, the runner when the servers answer; stop all of them at the end.
+
+    Raises:
+        InputError: one does not start; the message has the end of its log.
+    """
+    processes: Processes = {}
+    try:
+        for batch in (wanted[:-1], wanted[-1:]):
+            for service in batch:
+                processes[service.name] = _start(service)
+            for service in batch:
+                seconds = _await(service, processes[service.name])
+                say(f"{service.name} is up after {seconds:.0f} s")
+        yield processes
+    finally:
+        _stop(processes)
+
+
+def _start(service: Service) -> subprocess.Popen[bytes]:
+    supervisor = [sys.executable, "-S", str(Path(__file__).with_name("supervise.py"))]
+    with service.log.open("ab") as log:
+        return subprocess.Popen(
+            [*supervisor, "--grace", str(STOP_SECONDS), "--", *service.command],
+            env=service.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,  # Ctrl-C is for us; we stop them in order
+        )  # fmt: skip
+
+
+def _await(service: Service, process: subprocess.Popen[bytes]) -> float:
+    began = time.monotonic()
+    while time.monotonic() - began < START_SECONDS:
+        if process.poll() is not None:
+            raise InputError(f"{service.name} ended with code {process.returncode}; {_end(service.log)}")
+        with contextlib.suppress(OSError), urllib.request.urlopen(service.health, timeout=2) as reply:
+            if reply.status == 200:
+                return time.monotonic() - began
+        time.sleep(0.2)
+    raise InputError(f"{service.name} does not answer after {START_SECONDS} s; {_end(service.log)}")
+
+
+def _stop(processes: Processes) -> None:
+    for process in reversed(list(processes.values())):  # the runner first: it tells the server that it leaves
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS + 10)
+
+
+def _end(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-15:]
+    return "\n".join([f"{log} ends with:", *lines])
+
+
+def ports() -> tuple[int, int]:
+    """Free ports as the environment names them.
+
+    Raises:
+        InputError: a port is no number, or taken; the message says by what and how to choose another.
+    """
+    chosen = []
+    for variable, default in PORTS.items():
+        text = os.environ.get(variable, str(default))
+        if not text.isdigit() or not 0 < int(text) < 65536:
+            raise InputError(f"{variable}={text!r}: expected a port between 1 and 65535")
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, int(text)))
+            except OSError as error:
+                raise InputError(
+                    f"port {text} cannot be used ({_holder(int(text)) or error.strerror}). "
+                    f"Stop that, or choose another: {variable}={int(text) + 1} make ui"
+                ) from error
+        chosen.append(int(text))
+    if chosen[0] == chosen[1]:
+        raise InputError(f"both servers cannot have port {chosen[0]}; choose another with {list(PORTS)[1]}")
+    return chosen[0], chosen[1]
+
+
+def _holder(port: int) -> str:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
+            if listens and connection.pid:
+                command = " ".join(psutil.Process(connection.pid).cmdline())
+                return f"taken by process {connection.pid}: {command[:100]}"
+    return ""
+
+
+def _greeting(prefect_port: int, mlflow_port: int) -> str:
+    return f"""
+  Prefect   http://{HOST}:{prefect_port}   start, watch and cancel runs
+  MLflow    http://{HOST}:{mlflow_port}/#/experiments   compare what came out
+  logs      {layout.scratch() / "logs"}
+
+To run a recipe: Prefect > Deployments > train > Run > Custom run, or in another terminal
+  export PREFECT_API_URL=http://{HOST}:{prefect_port}/api MLFLOW_TRACKING_URI=http://{HOST}:{mlflow_port}
+  {Path(sys.executable)} -m flows.pipeline <recipe>
+
+Ctrl-C stops everything; runs and results stay.
+"""
+
+
+def main() -> int:
+    """Run until Ctrl-C, SIGTERM, or the end of one of the services."""
+    if shutil.which("git") is None:
+        print("git is not on the PATH; DVC needs it", file=sys.stderr)
+    stop: list[int] = []
+    try:
+        chosen = ports()
+        print("Starting; the first time takes longest.", flush=True)
+        with running(services(*chosen), lambda line: print(line, flush=True)) as processes:
+            print(_greeting(*chosen), flush=True)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda received, _: stop.append(received))
+            while not stop:
+                for name, process in processes.items():
+                    if process.poll() is not None:
+                        told = f"{name} ended with code {process.returncode}; see {layout.scratch() / 'logs'}"
+                        print(told, file=sys.stderr)
+                        return 1
+                time.sleep(0.3)
+            print("Stopping ...", flush=True)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""The runs of the grid as jobs; each is stored whole when it is done.
+
+A job computes on one thread and draws from its own seeds, so that the results are the same bytes
+for any number of processes, and for a stage that was killed and started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.config import Finetune
+from tasks.downstream import kind as kind_of
+from tasks.downstream.protocol import Budget, Outcome, choose, read_test, weights_hash
+from tasks.downstream.rows import Rows
+
+TRAINING = "training"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A labelled set as the jobs find it.
+
+    Its folder holds `{train,validation,test}` by `Rows.save`, and `draws.json`. `train`
+    holds the rows of all draws and no others; `draws.json` says which rows each draw has.
+
+    Attributes:
+        name: of the task.
+        kind: of the task.
+        modality: whose floors it gets.
+        labels: in the order of the logits.
+        points: label budgets, in the curve's order.
+        padding: id of padding in the inputs, where they have one.
+        folder: of the rows.
+    """
+
+    name: str
+    kind: str
+    modality: str
+    labels: tuple[str, ...]
+    points: tuple[Budget, ...]
+    padding: int | None
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An encoder to compare: a folder by `save_pretrained`, its weights used or drawn anew."""
+
+    name: str
+    source: Path
+    pretrained: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work: all floors of a task, one arm's probes, or one fine-tuning run.
+
+    Attributes:
+        task: the labelled set.
+        arm: the encoder; None for floors.
+        method: `floor`, `probe` (also features alone, where `settings.methods` lacks it) or `finetune`.
+        budgets: points that this job covers.
+        seeds: label draws that this job covers.
+        settings: of the stage.
+        embeds: whether to keep the test rows' vectors.
+        keeps_model: whether to keep the fine-tuned model.
+        folder: where the results go.
+    """
+
+    task: Task
+    arm: Arm | None
+    method: str
+    budgets: tuple[Budget, ...]
+    seeds: tuple[int, ...]
+    settings: Finetune
+    embeds: bool
+    keeps_model: bool
+    folder: Path
+
+    @property
+    def done(self) -> Path:
+        """The file whose existence says that the job is finished; holds its outcomes."""
+        return self.folder / "outcomes.json"
+
+    @property
+    def title(self) -> str:
+        """For the progress bar."""
+        return " ".join([self.task.name, self.arm.name if self.arm else "", self.method])
+
+    def outcomes(self) -> list[Outcome]:
+        """What the finished job found."""
+        return [Outcome(**plain) for plain in json.loads(self.done.read_text(encoding="utf-8"))]
+
+
+def execute(job: Job) -> None:
+    """Do the job and store its outcomes, in one thread."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with one_thread():
+        work = {"floor": _floors, "probe": _probes, "finetune": _finetune}[job.method]
+        outcomes = [outcome.plain() for outcome in work(job)]
+    partial = job.done.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(outcomes, file, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(job.done)
+    shutil.rmtree(job.folder / TRAINING, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch and the linear algebra under scikit-learn on one thread: sums come in one order."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@functools.lru_cache(maxsize=6)
+def _rows(stem: Path) -> Rows:
+    return Rows.load(stem)
+
+
+def _split(job: Job, split: str) -> Rows:
+    return _rows(job.task.folder / split)
+
+
+def _draws(job: Job, train: Rows) -> Iterator[tuple[Budget, int, Rows]]:
+    drawn = json.loads((job.task.folder / "draws.json").read_text())
+    for budget in job.budgets:
+        # Without a label draw a linear model gives the same answer for every seed.
+        seeds = job.seeds[:1] if budget == "all" and job.method != "finetune" else job.seeds
+        for seed in seeds:
+            yield budget, seed, train if budget == "all" else train.take(drawn[str(budget)][str(seed)])
+
+
+def _floors(job: Job) -> Iterator[Outcome]:
+    from tasks.downstream import floors
+
+    kind = kind_of(job.task.kind)
+    train, validation, test = (_split(job, split) for split in ("train", "validation", "test"))
+    for name, candidates in floors.of(job.task.modality, job.task.kind, kind).items():
+        for budget, seed, drawn in _draws(job, train):
+            chosen, scores = choose(kind, candidates(drawn, job.task.labels), validation)
+            predictions, test_scores = read_test(kind, chosen, test)
+            yield Outcome(name, "floor", str(budget), seed, scores, test_scores, predictions)
+
+
+def _probes(job: Job) -> Iterator[Outcome]:
+    from models import heads
+    from tasks.downstream import classification, rows
+
+    assert job.arm is not None
+    kind = kind_of(job.task.kind)
+    splits = [_split(job, split) for split in ("train", "validation", "test")]
+    encoder = heads.encoder(job.arm.source, pretrained=job.arm.pretrained, seed=job.seeds[0])
+    pooling: str = job.settings.pooling
+    if pooling == "first" and heads.is_causal(encoder.config):
+        pooling = "last"
+    before = weights_hash(encoder)
+
+    def read(outputs: Any, batch: Any) -> list[Any]:
+        hidden_BLD = outputs.last_hidden_state
+        vectors = classification.gather(hidden_BLD, batch, pooling)
+        return list(zip(kind.gather(hidden_BLD, batch, pooling), vectors, strict=True))
+
+    wanted = splits if "probe" in job.settings.methods else splits[2:]
+    answers = [rows.answers(encoder, split.inputs, job.settings.precision, read) for split in wanted]
+    if weights_hash(encoder) != before:
+        raise RuntimeError(f"{job.title}: reading features changed the encoder's weights")
+    if job.embeds:
+        _store_vectors(job, [vector for _, vector in answers[-1]])
+    if "probe" not in job.settings.methods:
+        return
+    train, validation, test = (
+        split.with_features([features for features, _ in answer])
+        for split, answer in zip(splits, answers, strict=True)
+    )
+    for budget, seed, drawn in _draws(job, train):
+        chosen, scores = choose(kind, kind.probes(drawn, job.task.labels), validation)
+        predictions, test_scores = read_test(kind, chosen, test)
+        yield Outcome(job.arm.name, "probe", str(budget), seed, scores, test_scores, predictions)
+
+
+def _store_vectors(job: Job, vectors: Sequence[Any]) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"vectors": torch.stack(list(vectors)).contiguous()}, job.folder / "vectors.safetensors")
+
+
+def _finetune(job: Job) -> Iterator[Outcome]:
+    from models import heads
+    from tasks.downstream import supervised
+
+    assert job.arm is not None
+    kind = kind_of(job.task.kind)
+    train, validation, test = (_split(job, split) for split in ("train", "validation", "test"))
+    for budget, seed, drawn in _draws(job, train):
+        model = heads.build(
+            kind.HEAD,
+            job.arm.source,
+            job.task.labels,
+            pretrained=job.arm.pretrained,
+            padding=job.task.padding,
+            seed=seed,
+        )
+        chosen, scores = supervised.fit(
+            kind,
+            model,
+            drawn,
+            validation,
+            list(job.task.labels),
+            job.settings,
+            seed=seed,
+            folder=job.folder / TRAINING,
+        )
+        predictions, test_scores = read_test(kind, chosen, test)
+        if job.keeps_model:
+            heads.save(model, job.folder / "model")
+        yield Outcome(job.arm.name, "finetune", str(budget), seed, scores, test_scores, predictions)

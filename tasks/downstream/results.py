@@ -1,0 +1,142 @@
+"""The files that the stage leaves, the same bytes for the same inputs and settings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.torch import load_file
+
+from tasks.downstream import kind as kind_of
+from tasks.downstream.jobs import Job
+from tasks.downstream.protocol import Outcome, summarise
+from tasks.downstream.rows import Rows
+
+RESULTS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("task", "kind", "arm", "method", "budget")),
+        ("seed", pa.int64()),
+        ("metric", pa.string()),
+        ("validation", pa.float64()),
+        ("test", pa.float64()),
+    ]
+)
+PREDICTIONS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("task", "arm", "method", "budget")),
+        ("seed", pa.int64()),
+        *((name, pa.string()) for name in ("id", "label", "prediction")),
+    ]
+)
+EMBEDDINGS = pa.schema(
+    [*((name, pa.string()) for name in ("task", "id", "label", "text")), ("vector", pa.list_(pa.float32()))]
+)
+
+
+class BestModel:
+    """Of the models that jobs keep, the one that is best on validation; the others are deleted at once."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._place = {job.folder: place for place, job in enumerate(jobs)}
+        self._best: dict[str, tuple[float, int, Path]] = {}
+
+    def offer(self, job: Job) -> None:
+        """Take note of a finished job. Of equals the first in the grid's order wins, whenever it ended."""
+        if not job.keeps_model:
+            return
+        metric = kind_of(job.task.kind).METRICS[0]
+        score = max(outcome.validation[metric] for outcome in job.outcomes())
+        entry = (-score, self._place[job.folder], job.folder / "model")
+        before = self._best.get(job.task.name)
+        if before is None or entry < before:
+            self._best[job.task.name] = entry
+            entry, before = before or entry, entry
+        if entry is not before and entry[2] != self._best[job.task.name][2]:
+            shutil.rmtree(entry[2], ignore_errors=True)
+
+    def folders(self) -> dict[str, Path]:
+        """The kept model of each task."""
+        return {task: path for task, (_, _, path) in sorted(self._best.items())}
+
+
+def write(out: Path, jobs: Sequence[Job], models: dict[str, Path]) -> list[dict[str, Any]]:
+    """Write everything into an empty folder; answer the summary.
+
+    Args:
+        out: an existing, empty folder.
+        jobs: of the grid, all done, in the grid's order.
+        models: folder of the kept model by task.
+    """
+    tasks = {job.task.name: job.task for job in jobs}
+    outcomes = {name: [o for job in jobs if job.task.name == name for o in job.outcomes()] for name in tasks}
+    results: list[dict[str, Any]] = []
+    predictions, embeddings, summary = [], [], []
+    for name, task in tasks.items():
+        test = Rows.load(task.folder / "test")
+        truth = kind_of(task.kind).truth(test.records)
+        results += [line for outcome in outcomes[name] for line in _scores(name, task.kind, outcome)]
+        predictions += [_predictions(name, test.ids, truth, outcome) for outcome in outcomes[name]]
+        summary += summarise(name, task.kind, outcomes[name])
+        embeddings += [_vectors(job, test, truth) for job in jobs if job.task.name == name and job.embeds]
+    _table(out / "results.parquet", [pa.Table.from_pylist(results, RESULTS)], RESULTS)
+    _table(out / "predictions.parquet", predictions, PREDICTIONS)
+    _table(out / "embeddings.parquet", embeddings, EMBEDDINGS)
+    (out / "summary.json").write_text(
+        json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    (out / "models").mkdir()
+    for task_name, folder in models.items():
+        shutil.copytree(folder, out / "models" / task_name)
+    return summary
+
+
+def _scores(task: str, kind: str, outcome: Outcome) -> list[dict[str, Any]]:
+    shared = {
+        "task": task,
+        "kind": kind,
+        "arm": outcome.arm,
+        "method": outcome.method,
+        "budget": outcome.budget,
+    }
+    return [
+        {
+            **shared,
+            "seed": outcome.seed,
+            "metric": metric,
+            "validation": outcome.validation[metric],
+            "test": value,
+        }
+        for metric, value in outcome.test.items()
+    ]
+
+
+def _predictions(task: str, ids: Sequence[str], truth: Sequence[str], outcome: Outcome) -> pa.Table:
+    count = len(ids)
+    columns = {"task": task, "arm": outcome.arm, "method": outcome.method, "budget": outcome.budget}
+    arrays: list[Any] = [[value] * count for value in columns.values()]
+    return pa.Table.from_arrays(
+        [
+            pa.array(values, field.type)
+            for values, field in zip(
+                [*arrays, [outcome.seed] * count, ids, truth, outcome.predictions], PREDICTIONS, strict=True
+            )
+        ],
+        schema=PREDICTIONS,
+    )
+
+
+def _vectors(job: Job, test: Rows, truth: Sequence[str]) -> pa.Table:
+    vectors = load_file(job.folder / "vectors.safetensors")["vectors"].tolist()
+    texts = test.column("text") if "text" in test.records.column_names else [""] * len(test)
+    columns: list[Any] = [[job.task.name] * len(test), test.ids, truth, texts, vectors]
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, EMBEDDINGS, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=EMBEDDINGS)
+
+
+def _table(path: Path, parts: Sequence[pa.Table], schema: pa.Schema) -> None:
+    pq.write_table(pa.concat_tables(parts) if parts else schema.empty_table(), path, compression="zstd")

@@ -1,0 +1,164 @@
+"""Fine-tuning of one encoder on one draw of labels, with early stopping on validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from models import heads
+from tasks.config import Finetune
+from tasks.downstream import Kind, rows
+from tasks.downstream.protocol import Predict
+from tasks.downstream.rows import Rows, Supervision
+from tasks.engine import loop
+from tasks.engine.settings import TrainSettings
+
+# Where `evaluate_every` is 0: how many looks at validation a whole run has. A look at 500 rows costs as
+# much as 10 steps of 16.
+EVALUATIONS = 5
+
+Look = tuple[int, dict[str, float]]
+
+
+def schedule(settings: Finetune, num_rows: int) -> Finetune:
+    """The settings for that many labelled rows: `max_epochs` in steps, at most `steps`."""
+    batch_size = min(settings.batch_size, num_rows)
+    per_epoch = math.ceil(num_rows / batch_size)
+    steps = min(settings.steps, settings.max_epochs * per_epoch)
+    every = settings.evaluate_every or max(per_epoch, math.ceil(steps / EVALUATIONS))
+    return dataclasses.replace(settings, batch_size=batch_size, steps=steps, evaluate_every=every)
+
+
+class EarlyStopping:
+    """Keeps the weights that score best on validation, on disk, and says when to stop.
+
+    The looks at validation are written after the weights, and those at or after the current step
+    are forgotten: a run that resumes from an older checkpoint decides as if it had not been cut.
+
+    Args:
+        folder: where both are kept.
+        metric: which of the scores decides.
+        patience: looks without a better score before it is over.
+    """
+
+    def __init__(self, folder: Path, metric: str, patience: int) -> None:
+        self.metric = metric
+        self.patience = patience
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "validation.json"
+        self._weights = folder / "best.safetensors"
+        self.looks: list[Look] = []
+        if self._file.exists():
+            self.looks = [(step, scores) for step, scores in json.loads(self._file.read_text())]
+
+    @property
+    def best(self) -> Look:
+        """The look with the best score; the first of equals."""
+        return max(self.looks, key=lambda look: look[1][self.metric])
+
+    def look(self, step: int, scores: Mapping[str, float], model: PreTrainedModel) -> None:
+        """Take note of the scores; keep the weights where they are the best."""
+        self.looks = [*((at, before) for at, before in self.looks if at < step), (step, dict(scores))]
+        if self.best[0] == step:
+            partial = self._weights.with_suffix(".partial")
+            save_file({name: value.contiguous() for name, value in _own(model).items()}, partial)
+            partial.replace(self._weights)
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps(self.looks))
+        partial.replace(self._file)
+
+    def is_over(self) -> bool:
+        """Whether the last `patience` looks brought nothing."""
+        return sum(step > self.best[0] for step, _ in self.looks) >= self.patience
+
+    def restore(self, model: PreTrainedModel) -> None:
+        """Give the model its best weights."""
+        model.load_state_dict(load_file(self._weights), strict=False)
+        model.tie_weights()
+
+
+def _own(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The state without second names of shared tensors, which safetensors refuses."""
+    seen: set[int] = set()
+    own = {}
+    for name, value in model.state_dict().items():
+        if value.data_ptr() not in seen or not value.numel():
+            seen.add(value.data_ptr())
+            own[name] = value
+    return own
+
+
+def fit(
+    kind: Kind,
+    model: PreTrainedModel,
+    train: Rows,
+    validation: Rows,
+    labels: list[str],
+    settings: Finetune,
+    *,
+    seed: int,
+    folder: Path,
+) -> tuple[Predict, dict[str, float]]:
+    """Train the model in place and answer with its best weights' predictions, and their validation scores.
+
+    Args:
+        kind: of the task.
+        model: with a new head.
+        train: the labelled rows of the draw.
+        validation: rows that choose the step.
+        labels: in the order of the logits.
+        settings: of the stage.
+        seed: of order and dropout.
+        folder: for checkpoints and the best weights.
+    """
+    targets = kind.targets(train, labels)
+    usable = kind.learnable(targets).nonzero().flatten()
+    stopping = EarlyStopping(folder, kind.METRICS[0], settings.patience)
+    predict = predictor(kind, model, labels, settings.precision)
+
+    def evaluate(objective: Any, step: int) -> Mapping[str, float]:
+        scores = kind.score(validation, predict(validation))
+        rows.use_fast_attention(model, train.inputs, rows.device())  # as if nobody had looked
+        stopping.look(step, scores, model)
+        return scores
+
+    if len(usable):
+        inputs = {key: value[usable] for key, value in train.inputs.items()}
+        answers = {key: value[usable] for key, value in targets.items()}
+        rows.use_fast_attention(model, train.inputs, rows.device())
+        plan: TrainSettings = schedule(settings, len(usable))
+        loop.train(
+            heads.Supervised(model),
+            Supervision(inputs, answers, seed),
+            plan,
+            seed=seed,
+            checkpoints=folder / "loop",
+            evaluate=evaluate,
+            stop=stopping.is_over,
+        )
+    if not stopping.looks:
+        return predict, kind.score(validation, predict(validation))
+    stopping.restore(model)
+    return predict, stopping.best[1]
+
+
+def predictor(kind: Kind, model: PreTrainedModel, labels: list[str], precision: str) -> Predict:
+    """Predictions by the model as it is when asked."""
+
+    def read(outputs: Any, batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        logits = {key: value.float().cpu() for key, value in outputs.items() if key.endswith("logits")}
+        num_rows = len(next(iter(batch.values())))
+        return [{key: value[row] for key, value in logits.items()} for row in range(num_rows)]
+
+    def predict(given: Rows) -> list[str]:
+        return kind.decode(rows.answers(model, given.inputs, precision, read), given, labels)
+
+    return predict

@@ -1,0 +1,142 @@
+"""What is expected of the data of any modality: enough records, ids, labels, and rows left after leakage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import corpus
+from tasks.suites import Suite, among, between, rows, unique
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from great_expectations.expectations.expectation import Expectation
+
+    from tasks.config import Validate
+    from tasks.leakage import Leakage
+    from tasks.modalities import Quality
+
+DECIMALS = 6  # the last bits of a sum may differ between processors
+MOST_FREQUENT = 10
+
+
+def of_records(metrics: Mapping[str, pa.Table], quality: Quality, settings: Validate) -> Iterator[Suite]:
+    """Enough records with an id of their own, and what the modality expects of its metrics."""
+    for slot, table in metrics.items():
+        least = 1 if slot.endswith(("/validation", "/test")) else settings.min_records
+        yield Suite(
+            slot,
+            "records",
+            table,
+            [
+                rows(minimum=least, hard=True, remedy="Give more data, or lower `validate.min_records`."),
+                unique(
+                    "id", hard=True, remedy="Give each record its own id (`columns.id`), and ingest again."
+                ),
+                *quality.expectations(settings),
+            ],
+        )
+
+
+def labels(files: Sequence[Path], left_out: Collection[str]) -> Counter[str]:
+    """How many records (of tagged ones: how many words) each class has; empty where there are no classes."""
+    counts: Counter[str] = Counter()
+    for batch in corpus.stream(files, ["id", "label", "tags"]):
+        kept = batch.filter([name not in left_out for name in batch["id"].to_pylist()])
+        if "label" in kept.column_names:
+            counts.update(kept["label"].to_pylist())
+        elif "tags" in kept.column_names:
+            counts.update(tag for tags in kept["tags"].to_pylist() for tag in tags)
+    return counts
+
+
+def of_labels(counts: Mapping[str, Counter[str]], settings: Validate) -> Iterator[Suite]:
+    """At least two classes with enough training rows each; no class that training never shows."""
+    import pyarrow as pa
+
+    for slot, found in counts.items():
+        if not found:
+            continue
+        training = counts[slot.rpartition("/")[0] + "/train"]
+        names = sorted(found)
+        table = pa.table(
+            {
+                "id": names,
+                "records": [found[name] for name in names],
+                "share": [found[name] / found.total() for name in names],
+                "in_training": [name in training for name in names],
+            }
+        )
+        yield Suite(
+            slot, "labels", table, [*_of_training(settings)] if slot.endswith("/train") else [_of_others()]
+        )
+
+
+def _of_training(settings: Validate) -> Iterator[Expectation]:
+    yield rows(minimum=2, hard=True, remedy="A task needs at least two classes; look at `columns.label`.")
+    for column, limit in (("records", "min_labels_per_class"), ("share", "max_class_share")):
+        bound = {"minimum" if limit.startswith("min") else "maximum": getattr(settings, limit)}
+        remedy = f"Give more rows of the rare classes, or leave those out; the limit is `validate.{limit}`."
+        yield between(column, hard=False, remedy=remedy, **bound)
+
+
+def _of_others() -> Expectation:
+    return among(
+        "in_training", [True], hard=False, remedy="No model can learn such a class: add training rows."
+    )
+
+
+def of_leakage(leakage: Leakage, num_rows: Mapping[str, int], settings: Validate) -> Iterator[Suite]:
+    """Few test rows that stand in training data, and training data left when those are removed."""
+    import pyarrow as pa
+
+    shares: dict[str, float] = {}
+    for entry in leakage.entries:
+        name = f"{entry['task']} {entry['split']} in {entry['found_in']}"
+        shares[name] = shares.get(name, 0.0) + entry["rows"] / max(entry["of"], 1)
+    if not shares:
+        return
+    remedy = "They are removed from what is trained on; the limit is `validate.max_leaked_share`."
+    yield Suite(
+        "leakage",
+        "leaked rows",
+        pa.table({"id": list(shares), "share": list(shares.values())}),
+        [between("share", maximum=settings.max_leaked_share, hard=False, remedy=remedy)],
+    )
+    left = [number - len(leakage.ids(slot)) for slot, number in num_rows.items()]
+    yield Suite(
+        "leakage",
+        "rows left",
+        pa.table({"id": list(num_rows), "left": left}),
+        [
+            between(
+                "left", minimum=1, hard=True, remedy="All of it is known to a test set: split the data anew."
+            )
+        ],
+    )
+
+
+def summary(metrics: pa.Table) -> dict[str, Any]:
+    """Mean and quantiles of numbers, share of claims, most frequent values of words; nulls don't count."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    numbers: dict[str, Any] = {}
+    for name in metrics.column_names:
+        column = metrics[name].drop_null()
+        if name == "id" or not len(column):
+            continue
+        if pa.types.is_boolean(column.type):
+            numbers[name] = {"share": round(pc.mean(column).as_py(), DECIMALS)}
+        elif pa.types.is_string(column.type):
+            counts = Counter(column.to_pylist())
+            ranked = sorted(counts, key=lambda value: (-counts[value], value))[:MOST_FREQUENT]
+            numbers[name] = {value: counts[value] for value in ranked}
+        else:
+            quantiles = pc.quantile(column, q=[0, 0.05, 0.5, 0.95, 1]).to_pylist()
+            values = [pc.mean(column).as_py(), *quantiles]
+            names = ("mean", "min", "p05", "median", "p95", "max")
+            numbers[name] = {key: round(value, DECIMALS) for key, value in zip(names, values, strict=True)}
+    return numbers

@@ -1,0 +1,148 @@
+"""Labelled sets: every row in its split, none removed, impossible sets refused."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tasks.config import Corpus, Task
+from tasks.duplicates import hash64
+from tasks.errors import InputError, unknown
+from tasks.modalities import Record, Records
+from tasks.reading import Tally, batches, records, repeated, share
+from tasks.shards import Shards
+
+SPLITS = ("train", "validation", "test")
+WORDS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+}
+
+
+def labelled(
+    name: str, task: Task, corpus: Corpus, module: Records, folder: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Write `train`, `validation` and `test.parquet`; answer the manifest's entry and its files.
+
+    Raises:
+        InputError: locations, splits, labels or ids don't make a set that can be learnt and tested.
+    """
+    places = _places(name, task)
+    tally, ids = Tally(), _Ids(module)
+    labels: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    with contextlib.ExitStack() as stack, tqdm(desc=f"ingest {name}", unit=" records") as bar:
+        schema = module.schema(task.kind)
+        shards = {
+            split: stack.enter_context(Shards(folder, split, schema, is_numbered=False)) for split in SPLITS
+        }
+        for place, location in places.items():
+            for batch in batches(records(location, task, corpus, task.kind, module, tally)):
+                by_split: dict[str, list[Record]] = {split: [] for split in SPLITS}
+                for record in batch:
+                    ids.give(record)
+                    split = _split(place, record, task, module, is_cut="validation" not in places)
+                    by_split[split].append(record)
+                    labels[split].update(_labels(record, task.kind))
+                for split, chosen in by_split.items():
+                    shards[split].write(chosen)
+                bar.update(len(batch))
+    sizes = {split: shards[split].num_rows for split in SPLITS}
+    _refuse_impossible(name, task, sizes, labels["train"], tally)
+    entry = {
+        "kind": task.kind,
+        "labels": sorted(set().union(*labels.values())),
+        "splits": sizes,
+        "rejected": dict(sorted(tally.rejected.items())),
+        "encoding_errors": tally.encoding_errors,
+    }
+    return entry, [file for split in SPLITS for file in shards[split].files(folder)]
+
+
+def _places(name: str, task: Task) -> dict[str, str]:
+    """Where rows come from: `all` in one location, or one location per split."""
+    apart = {split: getattr(task, split) for split in SPLITS if getattr(task, split) is not None}
+    if task.source is not None and apart:
+        raise InputError(f"task {name}: give either `from` or {', '.join(apart)}, not both.")
+    if task.source is None and not {"train", "test"} <= apart.keys():
+        raise InputError(f"task {name}: give `from`, or at least `train` and `test` (and best `validation`).")
+    if min(task.fractions) < 0 or abs(sum(task.fractions) - 1) > 1e-6:
+        raise InputError(
+            f"task {name}: fractions {task.fractions} must not be negative and must add up to 1."
+        )
+    return {"all": task.source} if task.source is not None else apart
+
+
+def _split(place: str, record: Record, task: Task, module: Records, *, is_cut: bool) -> str:
+    """The split of a row: as given, or by the hash of its group or content."""
+    if place != "all" and not (place == "train" and is_cut):
+        return place
+    if place == "all" and (record["split"] is not None or task.columns.split is not None):
+        word = str(record["split"]).strip().lower()
+        if word not in WORDS:
+            where = f"{record['source']}, row {record['row']}"
+            raise InputError(f"{where}: {unknown('split', word, WORDS)}; correct `columns.split`.")
+        return WORDS[word]
+    at = share(record["group"] or module.content(record).decode("utf-8", "replace"))
+    train, validation, _ = task.fractions
+    if place == "train":
+        return "train" if at < train / (train + validation) else "validation"
+    return "train" if at < train else "validation" if at < train + validation else "test"
+
+
+class _Ids:
+    """Ids as given, each once; or from the content, numbered where it comes again."""
+
+    def __init__(self, module: Records) -> None:
+        self._module = module
+        self._given: dict[str, Record] = {}
+        self._made: Counter[int] = Counter()
+
+    def give(self, record: Record) -> None:
+        given = record["id"]
+        if given is None:
+            key = hash64(self._module.content(record))
+            self._made[key] += 1
+            again = self._made[key]
+            record["id"] = f"{key:016x}" if again == 1 else f"{key:016x}-{again}"
+        else:
+            place = {name: record[name] for name in ("source", "row")}
+            if given in self._given:
+                raise repeated(given, self._given[given], place)
+            self._given[given] = place
+
+
+def _labels(record: Record, kind: str) -> Iterator[str]:
+    match kind:
+        case "classification":
+            yield record["label"]
+        case "token_classification":
+            yield from record["tags"]
+
+
+def _refuse_impossible(
+    name: str, task: Task, sizes: dict[str, int], labels: Counter[str], tally: Tally
+) -> None:
+    for split, size in sizes.items():
+        if not size:
+            raise InputError(
+                f"task {name}: no row is left for {split!r} of {tally.read} read (left out: "
+                f"{dict(tally.rejected) or 'none'}); correct its location, `format`, or `fractions`."
+            )
+    if task.kind != "question_answering" and len(labels) < 2:
+        only = ", ".join(labels) or "none"
+        raise InputError(
+            f"task {name}: its {sizes['train']} training rows have one class only ({only}); there is nothing "
+            "to learn. Name the column with the labels in `columns`, or add rows of another class."
+        )

@@ -1,0 +1,42 @@
+"""Self-supervised training on the general corpus: `python -m tasks.pretrain <recipe>`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.settings import Settings
+from tasks import layout, modalities, stage, training
+from tasks.config import Config
+
+
+def run(context: stage.Context) -> stage.Outcome:
+    """Pretrain a recipe's encoder with its objective."""
+    name, recipe, seed = context.name, context.recipe, context.config.seed
+    settings = recipe.pretrain
+    objective = training.build_objective(name, context.config)
+    prepared = layout.prepared(name)
+    evaluate = training.held_out(name, recipe, objective.reads, settings.evaluate_samples, seed, context.journal)
+    history, outcome = training.History(), stage.Outcome()
+    if settings.steps:
+        batches = modalities.tensors(recipe.modality).batches(
+            prepared, "general", "train", recipe, objective.reads, seed
+        )
+        trained = training.run(
+            f"pretrain@{name}", objective, batches, settings, evaluate,
+            seed=seed, scratch=context.scratch, journal=context.journal,
+        )  # fmt: skip
+        history, outcome = trained.history, trained.outcome
+    with stage.published(layout.run(name, "pretrain")) as folder:
+        training.leave(folder, objective, history, prepared, recipe.modality)
+    return outcome
+
+
+def inputs(name: str, config: Config) -> tuple[Sequence[Settings], Sequence[Path]]:
+    """What the work depends on."""
+    recipe = config.recipe(name)
+    return (recipe.pretrain, config.encoders[recipe.encoder]), (layout.prepared(name) / "manifest.json",)
+
+
+if __name__ == "__main__":
+    stage.main("pretrain", run, inputs)

@@ -1,0 +1,113 @@
+"""Answers of a fine-tuned transformers model to raw text; travels with models that are kept in MLflow.
+
+Needs torch, transformers and pandas, and nothing else of this project, so that a model folder works
+wherever it is taken. Weights are read from safetensors and no code that lies beside them is run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+KINDS = {
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "token_classification",
+    "ForQuestionAnswering": "question_answering",
+}
+INPUTS = {
+    "classification": ("text",),
+    "token_classification": ("text",),
+    "question_answering": ("question", "text"),
+}
+OUTPUTS = {
+    "classification": ("label", "score"),
+    "token_classification": ("words", "tags"),
+    "question_answering": ("answer", "score"),
+}
+LONGEST_ANSWER = 30  # tokens
+
+
+def kind(folder: Path) -> str:
+    """What the model in a folder predicts, by the class that its config names."""
+    architectures = json.loads((Path(folder) / "config.json").read_text()).get("architectures") or [""]
+    for suffix, name in KINDS.items():
+        if architectures[0].endswith(suffix):
+            return name
+    raise ValueError(
+        f"{folder}: cannot serve a {architectures[0] or 'model without architectures'}; known: {KINDS}"
+    )
+
+
+def requirements() -> list[str]:
+    """The packages that answering needs, as installed here."""
+    names = ("torch", "transformers", "safetensors", "pandas", "mlflow")
+    return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
+
+
+class Answerer:
+    """A model and its tokenizer, called with a table of inputs."""
+
+    def __init__(self, folder: Path) -> None:
+        import transformers
+
+        self.kind = kind(folder)
+        suffix = next(suffix for suffix, name in KINDS.items() if name == self.kind)
+        auto = getattr(transformers, f"AutoModel{suffix}")
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.model = auto.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        self.longest = min(self.tokenizer.model_max_length, positions or self.tokenizer.model_max_length)
+
+    def predict(self, inputs: Any, params: dict[str, Any] | None = None) -> Any:
+        """A table with one row of answers per row of inputs."""
+        import pandas as pd
+        import torch
+
+        columns = INPUTS[self.kind]
+        table = pd.DataFrame(inputs) if not isinstance(inputs, pd.DataFrame) else inputs
+        if len(columns) == 1 and set(table.columns) == {0}:  # a bare list of texts
+            table.columns = list(columns)
+        missing = [column for column in columns if column not in table]
+        if missing:
+            raise ValueError(f"missing columns {missing}; this model reads {list(columns)}")
+        answer = getattr(self, f"_{self.kind}")
+        with torch.inference_mode():
+            rows = [answer(*row) for row in table[list(columns)].astype(str).itertuples(index=False)]
+        return pd.DataFrame(rows, columns=list(OUTPUTS[self.kind]))
+
+    def _classification(self, text: str) -> tuple[str, float]:
+        encoded = self.tokenizer(text, truncation=True, max_length=self.longest, return_tensors="pt")
+        best = self.model(**encoded).logits[0].softmax(-1).max(-1)
+        return self.model.config.id2label[int(best.indices)], float(best.values)
+
+    def _token_classification(self, text: str) -> tuple[list[str], list[str]]:
+        words = text.split()
+        encoded = self.tokenizer(
+            words, is_split_into_words=True, truncation=True, max_length=self.longest, return_tensors="pt"
+        )
+        best = self.model(**encoded).logits[0].argmax(-1).tolist()
+        tags = ["O"] * len(words)
+        for position, word in reversed(list(enumerate(encoded.word_ids()))):
+            if word is not None:  # a word's first token speaks for it
+                tags[word] = self.model.config.id2label[best[position]]
+        return words, tags
+
+    def _question_answering(self, question: str, text: str) -> tuple[str, float]:
+        encoded = self.tokenizer(
+            question, text, truncation="only_second", max_length=self.longest,
+            return_offsets_mapping=True, return_tensors="pt",
+        )  # fmt: skip
+        offsets = encoded.pop("offset_mapping")[0].tolist()
+        inside = [position for position, part in enumerate(encoded.sequence_ids()) if part == 1]
+        out = self.model(**encoded)
+        starts, ends = out.start_logits[0].log_softmax(-1), out.end_logits[0].log_softmax(-1)
+        score, start, end = max(
+            (float(starts[i] + ends[j]), i, j) for i in inside for j in inside if i <= j < i + LONGEST_ANSWER
+        )
+        return text[offsets[start][0] : offsets[end][1]], float(2.718281828459045**score)
+
+
+def _load_pyfunc(path: str) -> Answerer:
+    return Answerer(Path(path))

@@ -1,0 +1,201 @@
+"""Where records come from: one module per kind of place, one line of `SCHEMES` per scheme.
+
+A source module answers two questions about a location:
+
+    files(location)               what can be read there, in an order that never changes
+    listing(location, full_hash)  what is there now, without reading it (names, sizes, times, versions)
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import importlib
+import io
+import lzma
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, Protocol, cast
+
+from tasks.errors import InputError, unknown
+
+SCHEMES = {
+    "": "tasks.sources.folders",
+    "embedded": "tasks.sources.embedded",
+    "public": "tasks.sources.public",
+    "hf": "tasks.sources.hub",
+    "https": "tasks.sources.remote",
+    "http": "tasks.sources.remote",
+    "s3": "tasks.sources.remote",
+    "gs": "tasks.sources.remote",
+}
+
+COMPRESSIONS = {f".{name}": name for name in ("gz", "bz2", "xz", "zst")} | {
+    ".tgz": "gz",
+    ".tbz2": "bz2",
+    ".txz": "xz",
+}
+ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".zip")
+
+
+@dataclass(frozen=True)
+class File:
+    """One thing that can be read: bytes of a file, or rows that the source has parsed itself.
+
+    Files of a streamed archive can be read only until the next one is asked for.
+
+    Attributes:
+        location: unique and stable name, as messages and the column `source` show it.
+        contents: opens the stored bytes, compressed as they are.
+        license: licence of the file, where the source knows it.
+        size: stored bytes, where the source knows them.
+        format: format, where the source knows better than the name.
+        rows: the rows, of a source that has no bytes to give (a hub, parsed documentation).
+        columns: what fields of `rows` mean, in the words of `tasks.config.Columns`.
+    """
+
+    location: str
+    contents: Callable[[], BinaryIO] | None = None
+    license: str | None = None
+    size: int | None = None
+    format: str | None = None
+    rows: Callable[[], Iterator[Mapping[str, Any]]] | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Last part of the location."""
+        return PurePosixPath(self.location).name
+
+    @property
+    def compression(self) -> str | None:
+        """`gz`, `bz2`, `xz`, `zst`, or None."""
+        return COMPRESSIONS.get(PurePosixPath(self.name).suffix.lower())
+
+    @property
+    def suffix(self) -> str:
+        """Lower-case ending that tells the format, without that of the compression: `.txt` of `a.txt.gz`."""
+        path = PurePosixPath(self.name.lower())
+        if path.suffix in COMPRESSIONS and path.suffix not in ARCHIVES:
+            path = path.with_suffix("")
+        return path.suffix
+
+    def open(self) -> io.BufferedReader:
+        """The decompressed bytes, from the start; closing them closes what lies below."""
+        if self.contents is None:
+            raise TypeError(f"{self.location} has rows, not bytes")
+        raw = self.contents()
+        return _Reader(_decompress(raw, self.compression), raw)
+
+
+class Source(Protocol):
+    """What a module named in `SCHEMES` offers."""
+
+    def files(self, location: str) -> Iterator[File]:
+        """What can be read at the location."""
+
+    def listing(self, location: str, *, full_hash: bool) -> dict[str, Any]:
+        """`{"files": [...]}` or `{"packages": {...}}`: changes when what `files` gives would change."""
+
+
+def files(location: str) -> Iterator[File]:
+    """Every file at a location, members of archives one by one, in a fixed order.
+
+    Raises:
+        InputError: the scheme is unknown, nothing is there, or it cannot be reached.
+    """
+    archives = importlib.import_module("tasks.sources.archives")
+    for file in _source(location).files(location):
+        if file.rows is None and file.suffix in ARCHIVES:
+            yield from archives.members(file)
+        else:
+            yield file
+
+
+def listing(location: str, *, full_hash: bool = False) -> dict[str, Any]:
+    """What stands at a location now, read from names, sizes and times alone unless `full_hash`."""
+    return _source(location).listing(location, full_hash=full_hash)
+
+
+def _source(location: str) -> Source:
+    scheme, mark, _ = location.partition("://")
+    scheme = scheme if mark else ""
+    if scheme not in SCHEMES:
+        known = [f"{name}://" for name in SCHEMES if name]
+        raise InputError(
+            f"{location}: {unknown('kind of location', scheme + '://', known)}, or a local path."
+        )
+    return cast("Source", importlib.import_module(SCHEMES[scheme]))
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an error in reading means a damaged or truncated file, or a connection that broke.
+
+    Decompressors, archives and parquet raise each their own, from packages that need not be
+    installed; those that are plain OSErrors carry no errno, which tells them from a full disk.
+    """
+    home = type(error).__module__.partition(".")[0]
+    if isinstance(error, OSError):
+        return error.errno is None
+    known = ("zlib", "_lzma", "lzma", "zipfile", "tarfile", "_csv", "zstandard", "zstd", "pyarrow", "aiohttp")
+    return isinstance(error, EOFError | UnicodeError) or home in known
+
+
+class _Reader(io.BufferedReader):
+    """A decompressor that closes the file it reads from, which those of the standard library don't."""
+
+    def __init__(self, stream: Any, raw: BinaryIO) -> None:
+        super().__init__(stream)
+        self._raw = raw
+
+    def close(self) -> None:
+        super().close()
+        self._raw.close()
+
+
+def _decompress(raw: BinaryIO, compression: str | None) -> Any:
+    match compression:
+        case "gz":
+            return gzip.GzipFile(fileobj=raw)
+        case "bz2":
+            return bz2.BZ2File(raw)
+        case "xz":
+            return lzma.LZMAFile(raw)
+        case "zst":
+            import zstandard
+
+            return _Zstandard(zstandard.ZstdDecompressor().decompressobj, raw)
+    return raw
+
+
+class _Zstandard(io.RawIOBase):
+    """Frames of zstd as one stream; a last frame that is cut short is an error, as in the other formats."""
+
+    def __init__(self, new_frame: Callable[[], Any], raw: BinaryIO) -> None:
+        self._new_frame = new_frame
+        self._frame: Any = None
+        self._raw = raw
+        self._input = b""
+        self._output = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._output:
+            self._input = self._input or self._raw.read(1 << 17)
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("the last zstd frame ends before its end-of-frame mark")
+                return 0
+            self._frame = self._frame or self._new_frame()
+            self._output = memoryview(self._frame.decompress(self._input))
+            self._input = b""
+            if self._frame.eof:
+                self._input = self._frame.unused_data
+                self._frame = None
+        size = min(len(buffer), len(self._output))
+        buffer[:size] = self._output[:size]
+        self._output = self._output[size:]
+        return size

@@ -1,0 +1,183 @@
+"""The loop's promises: bit-equal resume, exact accumulation, nothing broken reaches the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import Rows, tiny_objective
+from torch import Tensor
+
+from models.objectives import CATALOG, Objective
+from tasks.engine.interrupt import Interrupted
+from tasks.engine.loop import Event, History, NonFiniteLoss, train
+from tasks.engine.settings import TrainSettings
+
+SETTINGS = TrainSettings(steps=12, batch_size=8, lr=1e-3, log_every=3, checkpoint_every=4, precision="float32")
+
+
+class StoppedHere(Exception):
+    pass
+
+
+class StopAfter:
+    """A callback that ends the run as a kill would: without a word to the loop."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, event: Event) -> None:
+        if event.step >= self.step:
+            raise StoppedHere
+
+
+def weights(objective: Objective) -> list[Tensor]:
+    return [value.clone() for value in objective.state_dict().values()]
+
+
+def run(name: str, settings: TrainSettings, folder: Path | None = None, **more: object) -> tuple[Objective, History]:
+    objective = tiny_objective(name)
+    history = train(objective, Rows(objective.reads), settings, seed=5, checkpoints=folder, **more)  # type: ignore[arg-type]
+    return objective, history
+
+
+@pytest.mark.parametrize("name", sorted(CATALOG))
+def test_resumed_run_equals_uninterrupted_run(name: str, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, ema_decay=0.9, pull_to_initial=0.01, log_every=5)
+    whole, expected = run(name, settings)
+    with pytest.raises(StoppedHere):
+        run(name, dataclasses.replace(settings), tmp_path, callbacks=[StopAfter(9)])
+    resumed, history = run(name, settings, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+    assert history == expected
+
+
+def test_accumulated_micro_batches_equal_the_whole_batch() -> None:
+    whole, first = run("masked_lm", SETTINGS)
+    parts, second = run("masked_lm", dataclasses.replace(SETTINGS, micro_batches=4))
+    assert [e["loss"] for e in first.train] == pytest.approx([e["loss"] for e in second.train], rel=1e-4)
+    for a, b in zip(weights(whole), weights(parts), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    _, plain = run("masked_lm", SETTINGS)
+    _, recomputed = run("masked_lm", dataclasses.replace(SETTINGS, gradient_checkpointing=True))
+    assert [e["loss"] for e in plain.train] == pytest.approx([e["loss"] for e in recomputed.train], rel=1e-5)
+
+
+def test_non_finite_loss_stops_before_it_reaches_the_weights() -> None:
+    objective = tiny_objective("masked_lm")
+    seen: list[list[Tensor]] = []
+    original = objective.forward
+
+    def forward(batch: dict[str, Tensor]) -> object:
+        step = original(batch)
+        if len(seen) == 3:
+            return dataclasses.replace(step, loss=step.loss * float("nan"))
+        seen.append(weights(objective))
+        return step
+
+    objective.forward = forward  # type: ignore[assignment]
+    with pytest.raises(NonFiniteLoss, match="step 4"):
+        train(objective, Rows(), SETTINGS, seed=0)
+    assert all(torch.isfinite(value).all() for value in weights(objective))
+    assert any(not torch.equal(a, b) for a, b in zip(seen[-1], weights(objective), strict=True))
+
+
+def test_zero_steps_keep_the_weights() -> None:
+    objective = tiny_objective("masked_lm")
+    before = weights(objective)
+    assert train(objective, Rows(), dataclasses.replace(SETTINGS, steps=0), seed=0) == History()
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(objective), strict=True))
+
+
+def test_evaluations_are_kept_and_may_end_the_run() -> None:
+    asked: list[int] = []
+
+    def evaluate(objective: Objective, step: int) -> dict[str, float]:
+        assert not objective.training
+        asked.append(step)
+        return {"score": float(step)}
+
+    settings = dataclasses.replace(SETTINGS, evaluate_every=4)
+    _, history = run("causal_lm", settings, evaluate=evaluate, stop=lambda: len(asked) == 2)
+    assert history.evaluations == [{"step": 4, "score": 4.0}, {"step": 8, "score": 8.0}]
+
+
+def test_averaged_weights_are_what_remains() -> None:
+    plain, _ = run("masked_lm", SETTINGS)
+    averaged, _ = run("masked_lm", dataclasses.replace(SETTINGS, ema_decay=0.99))
+    start = tiny_objective("masked_lm")
+    distance = [sum(float((a - b).square().sum()) for a, b in zip(weights(o), weights(start), strict=True)) for o in (plain, averaged)]
+    assert 0 < distance[1] < 0.5 * distance[0]
+
+
+def test_pull_to_initial_holds_the_weights_back() -> None:
+    free, _ = run("masked_lm", SETTINGS)
+    pulled, _ = run("masked_lm", dataclasses.replace(SETTINGS, pull_to_initial=10.0))
+    start = tiny_objective("masked_lm")
+    distance = [sum(float((a - b).square().sum()) for a, b in zip(weights(o), weights(start), strict=True)) for o in (free, pulled)]
+    assert distance[1] < 0.5 * distance[0]
+
+
+SCRIPT = """
+import sys, time, torch
+from pathlib import Path
+from safetensors.torch import save_file
+sys.path[:0] = ["tests"]
+import conftest
+from tiny import Rows, tiny_objective
+from tasks.engine.loop import train
+from tasks.engine.settings import TrainSettings
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+settings = TrainSettings(steps=120, batch_size=8, checkpoint_every=5, log_every=4, ema_decay=0.9)
+objective = tiny_objective("declutr")
+print("ready", flush=True)
+train(objective, Rows(objective.reads), settings, seed=1, checkpoints=folder)
+save_file({k: v.contiguous().clone() for k, v in objective.state_dict().items()}, out)
+"""
+
+
+def start(folder: Path, out: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder), str(out)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.slow
+def test_run_killed_at_any_moment_ends_bit_equal(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.safetensors"
+    with start(tmp_path / "undisturbed", whole) as process:
+        assert process.wait(60) == 0
+    out = tmp_path / "killed.safetensors"
+    for wait_seconds in (0.15, 0.4, 0.7):
+        with start(tmp_path / "killed", out) as process:
+            time.sleep(wait_seconds)
+            process.kill()
+    with start(tmp_path / "killed", out) as process:
+        assert process.wait(60) == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_sigterm_leaves_a_checkpoint_of_the_step(tmp_path: Path) -> None:
+    def terminate(event: Event) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="step 3"):
+        run("masked_lm", SETTINGS, tmp_path, callbacks=[terminate])
+    assert [path.name for path in tmp_path.glob("*.json")] == ["step-000000003.json"]
+    whole, _ = run("masked_lm", SETTINGS)
+    resumed, _ = run("masked_lm", SETTINGS, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))

@@ -1,0 +1,175 @@
+"""Flows against real servers: what runs, what is cached, what is retried, what a cancel leaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import Project, wait_until
+
+from flows import work
+
+pytestmark = pytest.mark.servers
+
+
+def task_states(project: Project, flow_run_id: str) -> dict[str, str]:
+    runs = project.ask("task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
+    return {run["name"]: run["state"]["name"] for run in runs}
+
+
+def newest_flow_run(project: Project) -> dict[str, Any]:
+    return dict(project.ask("flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0])
+
+
+def test_versions_that_are_installed_together_can_start_the_server() -> None:
+    program = "import prefect.server.api.server as server; print(server.API_TITLE)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_second_run_is_cached_and_both_are_seen_in_both_servers(project: Project) -> None:
+    code, said = project.run("toy")
+    assert code == 0, said
+    assert "step 3/3 loss 0.333" in said
+    first = newest_flow_run(project)
+    assert set(task_states(project, first["id"]).values()) == {"Completed"}
+    artifacts = project.ask("artifacts/filter", {})
+    assert {"progress-pretrain-toy", "report-toy", "stages-toy"} <= {
+        artifact["key"] for artifact in artifacts
+    }
+
+    code, said = project.run("toy")
+    assert code == 0, said
+    second = newest_flow_run(project)
+    states = task_states(project, second["id"])
+    assert states == {
+        "list": "Completed",
+        "ingest@a": "Cached",
+        "pretrain@toy": "Cached",
+        "report@toy": "Cached",
+    }
+    assert project.tried("pretrain@toy") == 1
+
+    def children() -> list[Any]:
+        parents = project.mlflow.runs(f"tags.`prefect.flow_run_id` = '{first['id']}'")
+        wanted = f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'" if parents else "tags.x = 'none'"
+        return [run for run in project.mlflow.runs(wanted) if run.info.status == "FINISHED"]
+
+    (child,) = wait_until(children)
+    assert child.info.run_name == "pretrain@toy"
+    assert child.data.metrics["loss"] == pytest.approx(1 / 3)
+    reused = f"tags.`prefect.flow_run_id` = '{second['id']}' AND attributes.status = 'FINISHED'"
+    (again,) = wait_until(lambda: project.mlflow.runs(reused))
+    assert again.data.tags["stage.pretrain_toy"] == f"unchanged, made by {child.info.run_id}"
+    assert again.data.metrics["pretrain.loss"] == pytest.approx(1 / 3)
+
+
+def test_new_data_reaches_every_stage(project: Project) -> None:
+    assert project.run("toy", "--until", "pretrain")[0] == 0
+    (project.folder / "raw.txt").write_text("two")
+    try:
+        code, said = project.run("toy", "--until", "pretrain")
+    finally:
+        (project.folder / "raw.txt").write_text("one")
+    assert code == 0, said
+    assert (project.tried("ingest@a"), project.tried("pretrain@toy")) == (2, 2)
+
+
+def test_failed_validation_is_not_tried_again_and_its_exit_code_is_kept(project: Project) -> None:
+    code, said = project.run("broken")
+    assert code == 3
+    assert "hard expectation" in said
+    assert project.tried("pretrain@broken") == 1
+    assert newest_flow_run(project)["state"]["name"] == "Failed"
+
+
+def training_of(project: Project) -> psutil.Process | None:
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        command = process.info["cmdline"] or []
+        if command[-3:] == ["stage.py", "pretrain", "slow"] and process.info["cwd"] == str(project.folder):
+            return process
+    return None
+
+
+def under_way(project: Project) -> psutil.Process | None:
+    return training_of(project) if (project.folder / "step.txt").exists() else None
+
+
+def test_run_from_the_page_survives_a_killed_training_and_ends_when_cancelled(project: Project) -> None:
+    deployment = project.ask("deployments/name/pipeline/train")["id"]
+    asked = {"parameters": {"recipe": "slow", "until": "pretrain"}, "state": {"type": "SCHEDULED"}}
+    flow_run = project.ask(f"deployments/{deployment}/create_flow_run", asked)["id"]
+    first = wait_until(lambda: under_way(project), 60)
+    (project.folder / "step.txt").unlink()
+    first.kill()
+    second = wait_until(lambda: under_way(project))
+    assert project.tried("pretrain@slow") == 2
+
+    project.ask(f"flow_runs/{flow_run}/set_state", {"state": {"type": "CANCELLING"}})
+    wait_until(lambda: not second.is_running(), 10)
+    assert int((project.folder / "checkpoint.txt").read_text()) > 0
+    wait_until(lambda: project.ask(f"flow_runs/{flow_run}")["state"]["name"] == "Cancelled")
+
+    killed = "tags.stage_key = 'key-of-slow' AND attributes.status = 'KILLED'"
+    (run,) = wait_until(lambda: project.mlflow.runs(killed))
+    steps = [metric.step for metric in project.mlflow.client().get_metric_history(run.info.run_id, "loss")]
+    assert steps == sorted(set(steps)), "the second try said nothing twice"
+
+
+def test_page_refuses_a_recipe_that_does_not_exist(project: Project) -> None:
+    deployment = project.ask("deployments/name/pipeline/train")["id"]
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        project.ask(f"deployments/{deployment}/create_flow_run", {"parameters": {"recipe": "tyo"}})
+    assert b"tyo" in refusal.value.read()
+
+
+def test_flow_that_is_killed_takes_its_training_along(project: Project) -> None:
+    flow = project.start("-m", "flows.pipeline", "slow", "--until", "pretrain")
+    training = wait_until(lambda: under_way(project))
+    flow.kill()
+    flow.communicate()
+    wait_until(lambda: not training.is_running(), 5)
+    assert (project.folder / "checkpoint.txt").exists()
+
+
+def test_page_form_offers_the_recipes(project: Project) -> None:
+    program = (
+        "import json; from flows.pipeline import pipeline;"
+        "print(json.dumps(pipeline.parameters.model_dump()['properties']))"
+    )
+    form = json.loads(
+        subprocess.check_output([sys.executable, "-c", program], cwd=project.folder, env=project.environment)
+    )
+    assert form["recipe"]["enum"] == ["toy", "slow", "broken"]
+    assert form["recipe"]["description"] == "Entry of params.yaml's recipes."
+    assert "report" in form["until"]["enum"]
+
+
+def test_second_run_in_a_checkout_waits_for_the_first_and_is_told_so(tmp_path: Path) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from flows import work
+with work.alone(Path({str(tmp_path)!r}), "the first", print):
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+    first = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert first.stdout is not None
+    assert first.stdout.readline() == b"mine\n"
+    told: list[str] = []
+
+    def tell(message: str) -> None:
+        told.append(message)
+        first.kill()  # its death lets go of the lock
+
+    with work.alone(tmp_path, "the second", tell):
+        pass
+    first.communicate()
+    assert told == [f"waiting for the first, which works in {tmp_path}"]

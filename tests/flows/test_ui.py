@@ -1,0 +1,44 @@
+"""`make ui`: taken ports are explained, and what came up goes. The last file here: it stops the servers."""
+
+from __future__ import annotations
+
+import signal
+import socket
+
+import psutil
+import pytest
+from conftest import Project, answers, free_port
+
+from flows import ui
+from tasks.errors import InputError
+
+
+def test_taken_port_is_named_with_its_holder_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("UNMASK_PREFECT_PORT", str(port))
+        with pytest.raises(
+            InputError, match=rf"port {port} .*taken by process .*UNMASK_PREFECT_PORT={port + 1}"
+        ):
+            ui.ports()
+
+
+@pytest.mark.parametrize("nonsense", ["http", "0", "65536", "-1"])
+def test_port_that_is_none_is_refused(nonsense: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_MLFLOW_PORT", nonsense)
+    monkeypatch.setenv("UNMASK_PREFECT_PORT", str(free_port()))
+    with pytest.raises(InputError, match="between 1 and 65535"):
+        ui.ports()
+
+
+@pytest.mark.servers
+def test_ctrl_c_ends_all_of_it(shared_project: Project) -> None:
+    family = psutil.Process(shared_project.ui.pid).children(recursive=True)
+    assert len(family) >= 6, "three services, each under a supervisor"
+    shared_project.ui.send_signal(signal.SIGINT)
+    shared_project.ui.communicate(timeout=60)
+    assert shared_project.ui.returncode == 0
+    assert not [child for child in family if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not answers(f"{shared_project.mlflow.uri}/health")

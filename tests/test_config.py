@@ -1,0 +1,130 @@
+"""params.yaml: complete, typed, and refused with a sentence where it is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks import config
+from tasks.errors import InputError
+
+GOOD = """
+corpora:
+  none: {modality: text}
+  notes: {modality: text, from: notes/*.txt}
+encoders:
+  small: {architecture: bert, config: {hidden_size: 32}}
+recipes:
+  mine:
+    modality: text
+    general: notes
+    domain: none
+    tasks: none
+    encoder: small
+    validate: {}
+    prepare: {}
+    pretrain: {steps: 10, lr: 1e-3, objective: {name: masked_lm}}
+    adapt: {steps: 0}
+    finetune: {}
+    report: {}
+"""
+
+
+def load(text: str, folder: Path) -> config.Config:
+    path = folder / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    return config.load(path)
+
+
+def refusal(text: str, folder: Path) -> str:
+    with pytest.raises(InputError) as error:
+        load(text, folder)
+    return str(error.value)
+
+
+def test_the_projects_own_file_is_valid() -> None:
+    assert "text-mlm" in config.load().recipes
+
+
+def test_numbers_arrive_as_numbers(tmp_path: Path) -> None:
+    assert load(GOOD, tmp_path).recipe("mine").pretrain.lr == 0.001
+
+
+def test_settings_are_frozen_and_complete(tmp_path: Path) -> None:
+    recipe = load(GOOD, tmp_path).recipe("mine")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.pretrain.steps = 3  # type: ignore[misc]
+    assert config.plain(recipe)["pretrain"]["objective"] == {
+        "name": "masked_lm", "mask_probability": 0.15, "mask_share": 0.8, "random_share": 0.1, "whole_words": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("lr: 1e-3", "lrr: 1e-3", "recipes.mine.pretrain.lrr: unknown key 'lrr'; did you mean 'lr'?"),
+        ("lr: 1e-3", "lr: fast", "recipes.mine.pretrain.lr: input should be a valid number; got 'fast'"),
+        ("lr: 1e-3", "lr: .nan", "recipes.mine.pretrain.lr: input should be a finite number"),
+        ("lr: 1e-3", "lr: '1e-3'", "recipes.mine.pretrain.lr: input should be a valid number; got '1e-3' (str)"),
+        ("steps: 10", "steps: -5", "recipes.mine.pretrain.steps: input should be greater than or equal to 0; got -5"),
+        ("steps: 10", "steps: 1.5", "recipes.mine.pretrain.steps: input should be a valid integer; got 1.5 (float)"),
+        ("name: masked_lm", "name: masked", "recipes.mine.pretrain.objective.name: unknown name 'masked'; did you mean 'masked_lm'?"),
+        ("name: masked_lm", "name: masked_lm, p: 1", "objective.p: unknown key 'p'; known: mask_probability"),
+        ("encoder: small", "encoder: smal", "recipes.mine.encoder: unknown encoder 'smal'; did you mean 'small'?"),
+        ("general: notes", "general: note", "recipes.mine.general: unknown corpus 'note'; did you mean 'notes'?"),
+        ("general: notes", "general: none", "recipes.mine.pretrain.steps: must be 0 where `general` is none"),
+        ("steps: 0", "steps: 5", "recipes.mine.adapt.steps: must be 0 where `domain` is none"),
+        ("    domain: none\n", "", "recipes.mine.domain: is required and missing"),
+        ("architecture: bert", "architecture: bert, from: x", "encoders.small: give either `architecture`"),
+        ("  none: {modality: text}\n", "", "corpora.none: is required"),
+        ("from: notes", "fromm: notes", "corpora.notes.fromm: unknown key 'fromm'; did you mean 'from'?"),
+        ("encoders:", "encoder:", "encoder: unknown key 'encoder'; did you mean 'encoders'?"),
+    ],
+)  # fmt: skip
+def test_mistake_is_named_with_path_value_and_choices(old: str, new: str, sentence: str, tmp_path: Path) -> None:
+    assert old in GOOD
+    assert sentence in refusal(GOOD.replace(old, new), tmp_path)
+
+
+def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+    text = refusal(GOOD.replace("steps: 10", "stps: 10").replace("hidden_size", "hidden_size").replace("from: notes", "fro: notes"), tmp_path)
+    assert "stps" in text
+    assert "fro" in text
+
+
+def test_unknown_recipe_lists_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"unknown recipe 'min'; did you mean 'mine'\? known: mine"):
+        load(GOOD, tmp_path).recipe("min")
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is missing; run from the project's root"):
+        config.load(tmp_path / "params.yaml")
+    assert "is not valid YAML" in refusal("corpora: [", tmp_path)
+    assert "must hold a mapping" in refusal("- 1", tmp_path)
+
+
+def test_every_field_has_a_sentence() -> None:
+    document = config.json_schema()
+    silent = [
+        f"{name}.{key}"
+        for name, part in document["$defs"].items()
+        for key, value in part.get("properties", {}).items()
+        if not str(value.get("description", "")).endswith((".", ":", "…")) and "name" not in key
+    ]
+    assert [key for key in silent if not key.endswith((".modality", ".name"))] == []
+
+
+def test_schema_is_json_and_knows_objectives_and_ranges() -> None:
+    text = json.dumps(config.json_schema())
+    assert "mask_probability" in text
+    assert '"exclusiveMinimum": 0' in text
+
+
+def test_corpora_load_without_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(GOOD.split("encoders:")[0], encoding="utf-8")
+    assert config.load_corpora(path)["notes"].source == ("notes/*.txt",)
