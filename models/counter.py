@@ -30,7 +30,7 @@ def _scramble(state: int) -> int:
 
 
 # Compiled C++ may assume that signed products do not overflow; these rely on it that they wrap.
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def bits(key_B: Tensor, num: int, *, stream: int) -> Tensor:
     """Random words.
 
@@ -47,13 +47,13 @@ def bits(key_B: Tensor, num: int, *, stream: int) -> Tensor:
     return _scramble_tensor(_scramble_tensor(key_B + offset).unsqueeze(-1) + index_N)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def uniform(key_B: Tensor, num: int, *, stream: int) -> Tensor:
     """Random float32 in [0, 1) of shape [B, num]; arguments as for `bits`."""
     return _shift_right(bits(key_B, num, stream=stream), 40).to(torch.float32) * 2.0**-24
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def integers(key_B: Tensor, num: int, high: int | Tensor, *, stream: int) -> Tensor:
     """Random int64 in [0, high) of shape [B, num]; `high` is one bound, or broadcasts over [B, num]."""
     return _shift_right(bits(key_B, num, stream=stream), 1) % high

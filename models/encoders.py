@@ -1,13 +1,13 @@
-"""Any transformers architecture as the encoder: built from a config, loaded from released weights, saved for `Auto*`."""
+"""Any transformers architecture as the encoder: built from a config or loaded from released weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 
 from models.attention import packed_mask, packed_positions
@@ -54,7 +54,9 @@ def architecture_config(architecture: str, settings: Mapping[str, Any]) -> Any:
         config = AutoConfig.for_model(architecture)
     except ValueError:
         known = "bert, roberta, modernbert, gpt2, llama, vit, resnet, wav2vec2, hubert, clip, videomae"
-        raise UnknownEncoder(f"unknown architecture {architecture!r}; transformers knows {known} and more") from None
+        raise UnknownEncoder(
+            f"unknown architecture {architecture!r}; transformers knows {known} and more"
+        ) from None
     aliases = set(config.attribute_map)
     unknown = sorted(set(settings) - set(config.to_dict()) - aliases)
     if unknown:
@@ -95,7 +97,8 @@ def token_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
             head: Callable[[Tensor], Tensor] = getattr(model, name)
             return head
     if hasattr(model, "head") and hasattr(model, "decoder"):  # ModernBERT
-        return lambda features: model.decoder(model.head(features))
+        inner, outer = cast("nn.Module", model.head), cast("nn.Module", model.decoder)
+        return lambda features: cast("Tensor", outer(inner(features)))
     raise UnknownEncoder(
         f"{type(model).__name__} keeps its vocabulary head under a name that is not known here; "
         "supported are the layouts of BERT, RoBERTa, ModernBERT, GPT-2 and Llama"

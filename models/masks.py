@@ -36,7 +36,7 @@ class MaskedTokens:
     labels: Tensor
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def mask_tokens(
     input_ids_BL: Tensor,
     maskable_BL: Tensor,
@@ -61,7 +61,7 @@ def mask_tokens(
             rest stay as they are.
         word_BL: int64 word number of each token; words are then hidden whole or not at all.
     """
-    num_rows, length = input_ids_BL.shape
+    length = input_ids_BL.shape[1]
     num_chosen = max(1, round(probability * length))
     scores_BL = uniform(key_B, length, stream=1)
     if word_BL is not None:

@@ -1,4 +1,4 @@
-"""Continued pretraining on the domain, with the transfer gap measured before and after: `python -m tasks.adapt <recipe>`.
+"""Continued pretraining on the domain, and the transfer gap: `python -m tasks.adapt <recipe>`.
 
 Don't Stop Pretraining, Gururangan et al. 2020, https://arxiv.org/abs/2004.10964: on a corpus of the
 domain (DAPT), or on the tasks' own unlabelled training text (TAPT).
@@ -6,6 +6,7 @@ domain (DAPT), or on the tasks' own unlabelled training text (TAPT).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from models.settings import Settings
 from tasks import layout, modalities, stage, training
 from tasks.config import Adapt, Config, Recipe
 from tasks.engine.loader import Batches
+from tasks.engine.loop import History
 from tasks.engine.precision import autocast
 
 log = logging.getLogger(__name__)
@@ -56,8 +58,9 @@ def run(context: stage.Context) -> stage.Outcome:
     name, recipe, seed = context.name, context.recipe, context.config.seed
     settings, prepared = recipe.adapt, layout.prepared(context.name)
     objective = training.build_objective(name, context.config, layout.run(name, "pretrain"))
-    evaluate = training.held_out(name, recipe, objective.reads, settings.evaluate_samples, seed, context.journal)
-    history, outcome, gap = training.History(), stage.Outcome(), {}
+    evaluate = training.held_out(context, objective.reads, settings.evaluate_samples)
+    history, outcome = History(), stage.Outcome()
+    gap: dict[str, Any] = {}
     if settings.steps:
         device = next(objective.parameters()).device
         with torch.no_grad(), autocast(settings.precision, device):
@@ -72,8 +75,9 @@ def run(context: stage.Context) -> stage.Outcome:
     with stage.published(layout.run(name, "adapt")) as folder:
         training.leave(folder, objective, history, prepared, recipe.modality)
         (folder / "gap.json").write_text(json.dumps(gap, indent=1, sort_keys=True) + "\n")
-    metrics = {key: gap[key] for key in ("gap_before", "gap_after", "forgetting") if key in gap}
-    return stage.Outcome({**outcome.metrics, **metrics}, outcome.samples, outcome.units, outcome.unit)
+    metrics = dict(outcome.metrics)
+    metrics |= {key: float(gap[key]) for key in ("gap_before", "gap_after", "forgetting") if key in gap}
+    return dataclasses.replace(outcome, metrics=metrics)
 
 
 def _batches(prepared: Path, recipe: Recipe, reads: tuple[str, ...], seed: int) -> Batches:
@@ -89,7 +93,9 @@ def _batches(prepared: Path, recipe: Recipe, reads: tuple[str, ...], seed: int) 
 def _gap(name: str, before: dict[str, float], after: dict[str, float], settings: Adapt) -> dict[str, Any]:
     """The transfer gap (loss on the domain minus loss on the general corpus) and what was forgotten."""
     gap: dict[str, Any] = {
-        slot: {"before": before[slot], "after": after[slot]} for slot in ("general", "domain") if slot in before
+        slot: {"before": before[slot], "after": after[slot]}
+        for slot in ("general", "domain")
+        if slot in before
     }
     if {"general", "domain"} <= gap.keys():
         gap["gap_before"] = before["domain"] - before["general"]

@@ -1,4 +1,4 @@
-"""`params.yaml` as frozen, typed, complete objects; whatever is unknown or impossible is refused with its path.
+"""`params.yaml` as frozen, typed, complete objects; what is unknown or impossible is refused with its path.
 
 The file names three things: corpora (where data comes from), encoders (what is kept when training
 ends), and recipes (which objective on which encoder over which corpora). Settings that belong to
@@ -80,7 +80,7 @@ class Task(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus(Settings):
-    """A named source of data of one modality: unlabelled records (`from`), labelled sets (`tasks`), or both."""
+    """A named source of data of one modality: unlabelled records (`from`), labelled sets, or both."""
 
     modality: str = setting("text", "Modality of the records.")
     source: Locations = setting(
@@ -377,7 +377,8 @@ def _keys_at(adapter: TypeAdapter[Any], raw: Any, path: list[str]) -> list[str]:
     for key in path:
         is_list = isinstance(where, list)
         where = where[int(key)] if is_list else where[key]
-        within = node.get("properties", {}).get(key) or node.get("additionalProperties") or node.get("items")
+        inside = {**node, **node.get("properties", {})}
+        within = inside.get(key) or inside.get("additionalProperties") or inside["items"]
         node = _resolved(document, within, where)
     return sorted(node.get("properties", {}))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from models.settings import Settings
 from tasks import layout, modalities, stage, training
 from tasks.config import Config
+from tasks.engine.loop import History
 
 
 def run(context: stage.Context) -> stage.Outcome:
@@ -16,8 +17,8 @@ def run(context: stage.Context) -> stage.Outcome:
     settings = recipe.pretrain
     objective = training.build_objective(name, context.config)
     prepared = layout.prepared(name)
-    evaluate = training.held_out(name, recipe, objective.reads, settings.evaluate_samples, seed, context.journal)
-    history, outcome = training.History(), stage.Outcome()
+    evaluate = training.held_out(context, objective.reads, settings.evaluate_samples)
+    history, outcome = History(), stage.Outcome()
     if settings.steps:
         batches = modalities.tensors(recipe.modality).batches(
             prepared, "general", "train", recipe, objective.reads, seed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from typing import Any
 
 from tqdm import tqdm
 
@@ -25,7 +26,7 @@ class Progress:
     def __init__(self, title: str, total_steps: int) -> None:
         self.title = title
         self._last_line = 0.0
-        self._bar: tqdm[None] | None = None
+        self._bar: Any = None
         if sys.stderr.isatty():
             form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
             self._bar = tqdm(total=total_steps, desc=title, bar_format=form, dynamic_ncols=True)

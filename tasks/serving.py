@@ -67,7 +67,7 @@ class Answerer:
 
         columns = INPUTS[self.kind]
         table = pd.DataFrame(inputs) if not isinstance(inputs, pd.DataFrame) else inputs
-        if len(columns) == 1 and set(table.columns) == {0}:  # a bare list of texts
+        if len(columns) == 1 and list(map(str, table.columns)) == ["0"]:  # a bare list of texts
             table.columns = list(columns)
         missing = [column for column in columns if column not in table]
         if missing:

@@ -1,4 +1,4 @@
-"""What every stage does around its work: arguments, tracking, one clear message, exit codes, the record of its cost.
+"""What every stage does around its work: arguments, tracking, clear messages, exit codes, its cost.
 
 Exit codes: 0 done, 1 something to mend (one message says what), 3 data broke an expectation, 143
 stopped by SIGTERM with a checkpoint. Any other exception is a defect of ours and shows its trace.

@@ -1,4 +1,4 @@
-"""The result of a recipe in the terminal: table, verdict, where to look further: `python -m tasks.summary <recipe>`."""
+"""A recipe's result in the terminal: table, verdict, where to look: `python -m tasks.summary <recipe>`."""
 
 from __future__ import annotations
 

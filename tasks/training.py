@@ -1,4 +1,4 @@
-"""What pretraining and adapting share: the objective of a recipe, its held-out losses, and what is left when it ends."""
+"""What pretraining and adapting share: the objective, its held-out losses, and what is left in the end."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from models import encoders, objectives
 from models.attention import choose
 from models.objectives import Objective
 from tasks import layout, modalities
-from tasks.config import Config, Recipe
+from tasks.config import Config
 from tasks.engine.loader import Batches
 from tasks.engine.loop import Event, History, train
 from tasks.engine.settings import TrainSettings
 from tasks.errors import InputError
 from tasks.journal import Run
 from tasks.progress import Progress
-from tasks.stage import Outcome
+from tasks.stage import Context, Outcome
 
 HEADS = "heads.safetensors"
 EVALUATION_BATCH = 64
@@ -92,15 +92,18 @@ class HeldOut:
         return total / weight
 
 
-def held_out(name: str, recipe: Recipe, reads: tuple[str, ...], num_samples: int, seed: int, journal: Run) -> HeldOut:
+def held_out(context: Context, reads: tuple[str, ...], num_samples: int) -> HeldOut:
     """Held-out losses on all unlabelled corpora that the recipe has."""
+    recipe = context.recipe
     tensors = modalities.tensors(recipe.modality)
     slots = {
-        slot: tensors.batches(layout.prepared(name), slot, "heldout", recipe, reads, seed)
+        slot: tensors.batches(
+            layout.prepared(context.name), slot, "heldout", recipe, reads, context.config.seed
+        )
         for slot in ("general", "domain")
         if getattr(recipe, slot) != "none"
     }
-    return HeldOut({slot: found for slot, found in slots.items() if found.num_samples}, num_samples, journal)
+    return HeldOut(slots, num_samples, context.journal)
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,8 @@ def leave(folder: Path, objective: Objective, history: History, prepared: Path, 
     """Write model, heads and losses of a training stage; the first of several processes does."""
     if int(os.environ.get("RANK", "0")):
         return
-    model = objective.model.to("cpu")
-    model.save_pretrained(folder / "model")
+    objective.to("cpu")
+    objective.model.save_pretrained(folder / "model")
     modalities.tensors(modality).finish(prepared, folder / "model")
     heads = {name: value for name, value in objective.state_dict().items() if not name.startswith("model.")}
     save_file(heads, folder / HEADS)
@@ -169,7 +172,9 @@ def losses(history: History) -> dict[str, object]:
     return {
         "train": history.train,
         "heldout": {
-            slot: [{"step": entry["step"], "loss": entry[slot]} for entry in history.evaluations if slot in entry]
+            slot: [
+                {"step": entry["step"], "loss": entry[slot]} for entry in history.evaluations if slot in entry
+            ]
             for slot in slots
         },
     }

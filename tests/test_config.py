@@ -84,13 +84,20 @@ def test_settings_are_frozen_and_complete(tmp_path: Path) -> None:
         ("encoders:", "encoder:", "encoder: unknown key 'encoder'; did you mean 'encoders'?"),
     ],
 )  # fmt: skip
-def test_mistake_is_named_with_path_value_and_choices(old: str, new: str, sentence: str, tmp_path: Path) -> None:
+def test_mistake_is_named_with_path_value_and_choices(
+    old: str, new: str, sentence: str, tmp_path: Path
+) -> None:
     assert old in GOOD
     assert sentence in refusal(GOOD.replace(old, new), tmp_path)
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
-    text = refusal(GOOD.replace("steps: 10", "stps: 10").replace("hidden_size", "hidden_size").replace("from: notes", "fro: notes"), tmp_path)
+    text = refusal(
+        GOOD.replace("steps: 10", "stps: 10")
+        .replace("hidden_size", "hidden_size")
+        .replace("from: notes", "fro: notes"),
+        tmp_path,
+    )
     assert "stps" in text
     assert "fro" in text
 

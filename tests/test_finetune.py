@@ -46,7 +46,7 @@ recipes:
     prepare: {tokenizer: {kind: wordpiece, vocabulary_size: 60}, sequence_length: 16, task_length: 16}
     pretrain: {steps: 1, objective: {name: OBJECTIVE}}
     adapt: {steps: ADAPT}
-    finetune: {steps: STEPS, batch_size: 8, lr: 5e-3, label_budgets: [8, 16], num_seeds: 2, log_every: 5}
+    finetune: {steps: STEPS, batch_size: 8, lr: 5e-3, label_budgets: [8, 24], num_seeds: 2, log_every: 5}
     report: {}
 """
 
@@ -59,7 +59,7 @@ def sentences(count: int, seed: int) -> pa.Table:
     return pa.table({"id": ids, "text": texts, "label": labels})
 
 
-def project(root: Path, *, architecture: str = "bert", adapt: int = 1, steps: int = 12) -> Path:
+def project(root: Path, *, architecture: str = "bert", adapt: int = 1, steps: int = 60) -> Path:
     """A project in which every stage before this one has left its files."""
     objective = "masked_lm" if architecture == "bert" else "causal_lm"
     params = PARAMS.replace("ARCHITECTURE", architecture).replace("OBJECTIVE", objective)
@@ -150,8 +150,8 @@ def test_the_summary_is_that_of_the_predictions(done: Path) -> None:
 
 def test_words_that_tell_the_classes_apart_are_learnt(done: Path) -> None:
     metrics = json.loads((done / layout.metrics("toy", "finetune")).read_text())
-    assert metrics["living.adapted.finetune.16.accuracy"] > 0.8
-    assert metrics["living.majority.floor.16.accuracy"] == 0.5
+    assert metrics["living.adapted.finetune.24.accuracy"] > 0.8
+    assert metrics["living.majority.floor.24.accuracy"] == 0.5
 
 
 def test_the_model_of_a_task_opens_with_its_tokenizer_and_names_its_labels(done: Path) -> None:

@@ -32,7 +32,12 @@ def test_imports_flow_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("tool", "places"),
-    [("mlflow", {"tasks/tracking.py"}), ("prefect", {"flows"}), ("dvc", {"flows"}), ("great_expectations", {"tasks"})],
+    [
+        ("mlflow", {"tasks/tracking.py"}),
+        ("prefect", {"flows"}),
+        ("dvc", {"flows"}),
+        ("great_expectations", {"tasks"}),
+    ],
 )
 def test_each_tool_is_known_in_one_place(tool: str, places: set[str]) -> None:
     users = {
@@ -40,7 +45,9 @@ def test_each_tool_is_known_in_one_place(tool: str, places: set[str]) -> None:
         for path in FILES
         if any(name == tool or name.startswith(f"{tool}.") for name in imported(path))
     }
-    assert not {user for user in users if not any(user == place or user.startswith(f"{place}/") for place in places)}
+    assert not {
+        user for user in users if not any(user == place or user.startswith(f"{place}/") for place in places)
+    }
 
 
 def test_models_need_torch_and_transformers_alone() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ PARAMS = Path(__file__).parents[1] / "params.yaml"
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(PARAMS.read_text())
     monkeypatch.setattr(sys, "argv", ["stage", "text-mlm"])
@@ -112,7 +111,7 @@ def test_key_depends_on_settings_contents_and_name(project: Path) -> None:
 
 
 def test_missing_input_names_the_stage_that_makes_it() -> None:
-    with pytest.raises(InputError, match="nowhere is missing; make it .*dvc repro pretrain@text-mlm"):
+    with pytest.raises(InputError, match=r"nowhere is missing; make it .*dvc repro pretrain@text-mlm"):
         stage.work_key("pretrain", "text-mlm", {}, [Path("nowhere")])
 
 
@@ -120,11 +119,15 @@ def test_published_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "out"
     with stage.published(target) as folder:
         (folder / "a").write_text("old")
-    with pytest.raises(RuntimeError), stage.published(target) as folder:
-        (folder / "a").write_text("new")
-        raise RuntimeError
+    with pytest.raises(OSError, match="full"), stage.published(target) as folder:
+        _write_and_fail(folder / "a")
     assert (target / "a").read_text() == "old"
     with stage.published(target) as folder:
         (folder / "b").write_text("new")
     assert [path.name for path in target.iterdir()] == ["b"]
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+def _write_and_fail(path: Path) -> None:
+    path.write_text("new")
+    raise OSError("full")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -76,8 +76,7 @@ class Objective(nn.Module):
     @property
     def encoder(self) -> PreTrainedModel:
         """The network that is kept: the model without its heads."""
-        base: PreTrainedModel = self.model.base_model
-        return base
+        return cast("PreTrainedModel", self.model.base_model)
 
     def forward(self, batch: Batch) -> Step:
         """Loss and metrics of one batch."""

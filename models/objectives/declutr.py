@@ -1,4 +1,4 @@
-"""DeCLUTR: two spans of one document attract each other, spans of other documents repel, beside masked language modelling.
+"""DeCLUTR: spans of one document attract, spans of others repel, beside masked language modelling.
 
 DeCLUTR: Deep Contrastive Learning for Unsupervised Textual Representations, Giorgi et al. 2021,
 section 3, https://arxiv.org/abs/2006.03659; NT-Xent as in Chen et al. 2020 (SimCLR), equation 1.

@@ -73,9 +73,7 @@ class Checkpoints:
         self._writer.start()
 
     def _allocate(self, tensors: Mapping[str, Tensor]) -> None:
-        self._staged = {
-            name: torch.zeros(value.shape, dtype=value.dtype) for name, value in tensors.items()
-        }
+        self._staged = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in tensors.items()}
 
     def _stage(self, tensors: Mapping[str, Tensor]) -> None:
         if self._staged.keys() != tensors.keys():
@@ -96,7 +94,7 @@ class Checkpoints:
             partial.write_text(json.dumps(committed))
             _durable_rename(partial, data.with_suffix(".json"))
             self._drop_old()
-        except BaseException as error:  # noqa: BLE001 - carried to the training thread by wait()
+        except BaseException as error:
             self._failure = error
 
     def _drop_old(self) -> None:

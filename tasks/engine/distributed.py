@@ -33,7 +33,8 @@ class World:
         """
         if len(positions) % self.size:
             raise ValueError(
-                f"batch_size {len(positions)} is not a multiple of the {self.size} processes; change one of them"
+                f"batch_size {len(positions)} is not a multiple of the {self.size} processes; "
+                "change one of them"
             )
         part = len(positions) // self.size
         return positions[self.rank * part : (self.rank + 1) * part]

@@ -11,7 +11,7 @@ from types import FrameType
 EXIT_CODE = 128 + signal.SIGTERM
 
 
-class Interrupted(Exception):  # noqa: N818 - asked for, not an error
+class Interrupted(Exception):
     """Training was asked to stop and did, with a checkpoint written."""
 
     def __init__(self, step: int) -> None:

@@ -307,7 +307,9 @@ class _Run:
             return
         tensors, scalars = newest
         self.step = scalars["step"]
-        self.sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in scalars["sums"].items()}
+        self.sums = {
+            name: torch.tensor(value, dtype=torch.float64) for name, value in scalars["sums"].items()
+        }
         self.num_summed, self.norm_sum = scalars["num_summed"], scalars["norm_sum"]
         self.history = History(scalars["train"], scalars["evaluations"])
         groups: dict[str, dict[str, Tensor]] = {}
@@ -320,8 +322,8 @@ class _Run:
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        for index, value in enumerate(self.average):
-            value.copy_(groups["average"][str(index)])
+        for position, value in enumerate(self.average):
+            value.copy_(groups["average"][str(position)])
 
     def _finish_writing(self) -> None:
         if self.checkpoints:

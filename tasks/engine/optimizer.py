@@ -1,4 +1,4 @@
-"""AdamW over an objective's trainable weights (Loshchilov & Hutter 2019), with layer-wise decay of the rate."""
+"""AdamW over the trainable weights (Loshchilov & Hutter 2019), with layer-wise decay of the rate."""
 
 from __future__ import annotations
 

@@ -13,9 +13,7 @@ class TrainSettings(Settings):
     """Settings of one call of `tasks.engine.loop.train`; the same for every objective and modality."""
 
     steps: int = setting(1000, "Optimizer steps; 0 keeps the initial weights.", ge=0)
-    batch_size: int = setting(
-        64, "Samples per optimizer step over all ranks and micro-batches.", ge=1
-    )
+    batch_size: int = setting(64, "Samples per optimizer step over all ranks and micro-batches.", ge=1)
     micro_batches: int = setting(1, "Gradient accumulation: parts a rank's batch is cut into.", ge=1)
     lr: float = setting(1e-3, "Peak learning rate.", gt=0, le=10)
     schedule: Literal["cosine", "wsd", "constant"] = setting(
@@ -35,12 +33,12 @@ class TrainSettings(Settings):
     pull_to_initial: float = setting(
         0.0, "L2-SP: weight of the squared distance to the initial weights.", ge=0
     )
-    ema_decay: float = setting(0.0, "Decay of an average of the weights that is kept instead; 0 is off.", ge=0, lt=1)
+    ema_decay: float = setting(0.0, "Decay of an average of the weights that is kept; 0 is off.", ge=0, lt=1)
     precision: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "Autocast type; auto is bfloat16 where the processor computes in it."
     )
     compile: bool = setting(False, "Compile the objective with torch.compile (seconds to minutes, cold).")
-    gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass to save memory.")
+    gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass, for memory.")
     checkpoint_every: int = setting(200, "Steps between checkpoints for resume.", ge=1)
     keep_checkpoints: int = setting(2, "How many of the newest checkpoints are kept.", ge=1)
     log_every: int = setting(10, "Steps between logged metrics.", ge=1)

@@ -35,7 +35,7 @@ NAMES = ("text",)
 Record = dict[str, Any]
 
 
-class Rejected(Exception):  # noqa: N818 - a verdict on one record, not an error of the stage
+class Rejected(Exception):
     """A record breaks a rule of its corpus; `reason` is counted in the manifest."""
 
     def __init__(self, reason: str) -> None:
@@ -102,7 +102,12 @@ class Tensors(Protocol):
     PrepareSettings: type[Settings]
 
     def prepare(
-        self, recipe: Recipe, corpora: Mapping[str, Path], excluded: Mapping[str, set[str]], out: Path, seed: int
+        self,
+        recipe: Recipe,
+        corpora: Mapping[str, Path],
+        excluded: Mapping[str, set[str]],
+        out: Path,
+        seed: int,
     ) -> dict[str, Any]:
         """Write the tensors of every slot under `out`; answer the statistics for the manifest.
 
@@ -115,7 +120,7 @@ class Tensors(Protocol):
         """
 
     def encoder_config(self, prepared: Path) -> dict[str, Any]:
-        """Fields of the encoder's config that the data decides (text: `vocab_size`, ids of special tokens)."""
+        """Fields of the encoder's config that the data decides (text: `vocab_size`, special ids)."""
 
     def constants(self, prepared: Path) -> dict[str, Any]:
         """Facts about the prepared data that objectives are constructed with (text: `vocabulary`)."""

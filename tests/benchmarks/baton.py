@@ -64,7 +64,8 @@ def race(contestants: Mapping[str, Callable[[Turn], None]], *, units_per_step: f
     arguments = parser.parse_args()
     turns = {name: Turn(arguments.steps, arguments.laps, arguments.warmup) for name in contestants}
     threads = [
-        threading.Thread(target=_run, args=(loop, turns[name]), daemon=True) for name, loop in contestants.items()
+        threading.Thread(target=_run, args=(loop, turns[name]), daemon=True)
+        for name, loop in contestants.items()
     ]
     for thread in threads:
         thread.start()
@@ -85,7 +86,7 @@ def _run(loop: Callable[[Turn], None], turn: Turn) -> None:
         loop(turn)
     except Finished:
         pass
-    except BaseException as error:  # noqa: BLE001 - handed to the main thread
+    except BaseException as error:
         turn.error = error
     turn.done.release()
 
@@ -94,7 +95,9 @@ def _table(turns: Mapping[str, Turn], warmup: int, units: float, unit: str) -> N
     ours = next(iter(turns.values()))
     print(f"{'':40} {unit + '/s':>12} {'ours: x wall':>13} {'x CPU':>8}")
     for name, turn in turns.items():
-        pairs = [(t / o, tc / oc) for t, o, tc, oc in zip(turn.wall, ours.wall, turn.cpu, ours.cpu, strict=True)]
+        pairs = [
+            (t / o, tc / oc) for t, o, tc, oc in zip(turn.wall, ours.wall, turn.cpu, ours.cpu, strict=True)
+        ]
         wall, cpu = (statistics.median(values) for values in zip(*pairs[warmup:], strict=True))
         rate = units / statistics.median(turn.wall[warmup:])
         print(f"{name:40} {rate:12,.0f} {wall:13.2f} {cpu:8.2f}")

@@ -5,16 +5,14 @@ The nanoGPT peer is written from its public description: one plain module, fused
 over the whole vocabulary for every token, AdamW, clipping; as shipped it computes in float32 on a
 CPU, its best setting there is bfloat16 with torch.compile.
 
-    python tests/benchmarks/causal_lm.py
+    python -m tests.benchmarks.causal_lm
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,15 +21,13 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-from baton import Turn, race
-
 from models import encoders
 from models.attention import choose
 from models.objectives.causal_lm import CausalLM
 from models.vocabulary import Vocabulary
 from tasks.engine.loop import Event, train
 from tasks.engine.settings import TrainSettings
+from tests.benchmarks.baton import Turn, race
 
 VOCABULARY_SIZE, LENGTH, BATCH, NUM_ROWS = 8192, 128, 32, 4096
 LAYERS, HEADS, WIDTH = 4, 4, 256
@@ -72,8 +68,12 @@ def ours(*, compile: bool) -> Any:
     def loop(turn: Turn) -> None:
         model = build()
         choose(model, LENGTH, torch.device("cpu"))
-        facts = Vocabulary(torch.arange(VOCABULARY_SIZE) < 1, torch.zeros(VOCABULARY_SIZE, dtype=torch.bool), 0)
-        settings = TrainSettings(steps=STEPS, batch_size=BATCH, log_every=1, compile=compile, schedule="constant")
+        facts = Vocabulary(
+            torch.arange(VOCABULARY_SIZE) < 1, torch.zeros(VOCABULARY_SIZE, dtype=torch.bool), 0
+        )
+        settings = TrainSettings(
+            steps=STEPS, batch_size=BATCH, log_every=1, compile=compile, schedule="constant"
+        )
 
         def count(event: Event) -> None:
             turn.step()
@@ -95,7 +95,11 @@ def trainer(*, bf16: bool, compile: bool) -> Any:
                 logging_strategy="no", disable_tqdm=True, bf16=bf16, torch_compile=compile, use_cpu=True,
             )  # fmt: skip
             Trainer(
-                build(), arguments, train_dataset=Examples(), callbacks=[Count()], data_collator=default_data_collator
+                build(),
+                arguments,
+                train_dataset=Examples(),
+                callbacks=[Count()],
+                data_collator=default_data_collator,
             ).train()
 
     return loop

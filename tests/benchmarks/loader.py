@@ -1,6 +1,6 @@
 """Batches with masks against datasets + DataLoader + DataCollatorForLanguageModeling as in run_mlm.py.
 
-    python tests/benchmarks/loader.py [--batches 200] [--rounds 5]
+    python -m tests.benchmarks.loader [--batches 200] [--rounds 5]
 
 Same rows of 128 tokens, batches of 64, random order, BERT's masking; no workers on either side, as
 training on few cores has none to spare. Rounds are interleaved; the median counts.
@@ -20,7 +20,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from docstrings import corpus
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
@@ -28,6 +27,7 @@ from models.masks import mask_tokens
 from tasks.modalities.text import tensors
 from tasks.modalities.text.rows import Stream
 from tasks.modalities.text.tensors import PrepareSettings, TokenizerSettings
+from tests.benchmarks.docstrings import corpus
 
 LENGTH, BATCH = 128, 64
 

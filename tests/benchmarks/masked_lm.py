@@ -3,25 +3,26 @@
 Same encoder (BERT, 4 layers of 256, random weights, no dropout), same packed rows of 128 tokens,
 same batch of 32 rows, same AdamW and clipping.
 
-    python tests/benchmarks/masked_lm.py
+    python -m tests.benchmarks.masked_lm
 """
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-from baton import Turn, race
-from tokenizers import Tokenizer, models
+from transformers import (
+    DataCollatorForLanguageModeling,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from models import encoders
 from models.attention import choose
@@ -29,6 +30,7 @@ from models.objectives.masked_lm import MaskedLM
 from models.vocabulary import Vocabulary
 from tasks.engine.loop import Event, train
 from tasks.engine.settings import TrainSettings
+from tests.benchmarks.baton import Turn, race
 
 VOCABULARY_SIZE, LENGTH, BATCH, NUM_ROWS = 8192, 128, 32, 4096
 STEPS = 100_000
@@ -67,8 +69,12 @@ def ours(*, compile: bool) -> Any:
     def loop(turn: Turn) -> None:
         model = build()
         choose(model, LENGTH, torch.device("cpu"))
-        facts = Vocabulary(torch.arange(VOCABULARY_SIZE) < 5, torch.zeros(VOCABULARY_SIZE, dtype=torch.bool), 0, 4)
-        settings = TrainSettings(steps=STEPS, batch_size=BATCH, log_every=1, compile=compile, schedule="constant")
+        facts = Vocabulary(
+            torch.arange(VOCABULARY_SIZE) < 5, torch.zeros(VOCABULARY_SIZE, dtype=torch.bool), 0, 4
+        )
+        settings = TrainSettings(
+            steps=STEPS, batch_size=BATCH, log_every=1, compile=compile, schedule="constant"
+        )
 
         def count(event: Event) -> None:
             turn.step()

@@ -1,6 +1,6 @@
 """Tokenise and pack against `datasets.map(batched=True, num_proc=2)` and run_mlm.py's `group_texts`.
 
-    python tests/benchmarks/tokenise_and_pack.py [--megabytes 55] [--kind wordpiece] [--rounds 3]
+    python -m tests.benchmarks.tokenise_and_pack [--megabytes 55] [--kind wordpiece] [--rounds 3]
 
 Both start from one parquet file with the same documents and end with rows of the same length on disk;
 both use the same trained tokenizer and the same two cores; rounds are interleaved, the median counts.
@@ -24,7 +24,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-from docstrings import corpus
 from transformers import AutoTokenizer
 
 from tasks.modalities.text import documents, tensors
@@ -32,6 +31,7 @@ from tasks.modalities.text.packing import Encoder
 from tasks.modalities.text.rows import Stream
 from tasks.modalities.text.tensors import PrepareSettings, TokenizerSettings
 from tasks.modalities.text.tokenizers import save, train
+from tests.benchmarks.docstrings import corpus
 
 LENGTH = 128
 

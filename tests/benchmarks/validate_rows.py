@@ -1,4 +1,4 @@
-"""Seconds to describe and check 100,000 records of text: `python tests/benchmarks/validate_rows.py [rows]`.
+"""Seconds to describe and check 100,000 records of text: `python -m tests.benchmarks.validate_rows [rows]`.
 
 Text: paragraphs of WikiText-2 from the folder in `UNMASK_MIRROR`, cut at random places so that no
 two are alike. Prints seconds by part; `import` is paid once per process.

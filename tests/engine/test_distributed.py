@@ -17,11 +17,10 @@ from tasks.engine.distributed import World
 
 SCRIPT = """
 import json, os, sys
-sys.path[:0] = ["tests"]
-import conftest
+import tests.conftest
 from pathlib import Path
 from safetensors.torch import save_file
-from tiny import Rows, tiny_objective
+from tests.tiny import Rows, tiny_objective
 from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
 settings = TrainSettings(steps=6, batch_size=8, log_every=1, precision="float32", micro_batches=int(sys.argv[3]))
@@ -61,7 +60,9 @@ def test_two_processes_equal_one_on_the_joined_batch(name: str, micro_batches: i
     expected = train_in(1, name, one)
     measured = train_in(2, name, two, micro_batches)
     assert [e["loss"] for e in measured] == pytest.approx([e["loss"] for e in expected], rel=1e-4)
-    assert [e["gradient_norm"] for e in measured] == pytest.approx([e["gradient_norm"] for e in expected], rel=1e-3)
+    assert [e["gradient_norm"] for e in measured] == pytest.approx(
+        [e["gradient_norm"] for e in expected], rel=1e-3
+    )
     for key, value in load_file(one).items():
         assert (load_file(two)[key] - value).abs().max() < 1e-3, key
 

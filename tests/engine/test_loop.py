@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import Rows, tiny_objective
 from torch import Tensor
 
 from models.objectives import CATALOG, Objective
 from tasks.engine.interrupt import Interrupted
 from tasks.engine.loop import Event, History, NonFiniteLoss, train
 from tasks.engine.settings import TrainSettings
+from tests.tiny import Rows, tiny_objective
 
-SETTINGS = TrainSettings(steps=12, batch_size=8, lr=1e-3, log_every=3, checkpoint_every=4, precision="float32")
+SETTINGS = TrainSettings(
+    steps=12, batch_size=8, lr=1e-3, log_every=3, checkpoint_every=4, precision="float32"
+)
 
 
 class StoppedHere(Exception):
@@ -42,7 +44,9 @@ def weights(objective: Objective) -> list[Tensor]:
     return [value.clone() for value in objective.state_dict().values()]
 
 
-def run(name: str, settings: TrainSettings, folder: Path | None = None, **more: object) -> tuple[Objective, History]:
+def run(
+    name: str, settings: TrainSettings, folder: Path | None = None, **more: object
+) -> tuple[Objective, History]:
     objective = tiny_objective(name)
     history = train(objective, Rows(objective.reads), settings, seed=5, checkpoints=folder, **more)  # type: ignore[arg-type]
     return objective, history
@@ -116,7 +120,10 @@ def test_averaged_weights_are_what_remains() -> None:
     plain, _ = run("masked_lm", SETTINGS)
     averaged, _ = run("masked_lm", dataclasses.replace(SETTINGS, ema_decay=0.99))
     start = tiny_objective("masked_lm")
-    distance = [sum(float((a - b).square().sum()) for a, b in zip(weights(o), weights(start), strict=True)) for o in (plain, averaged)]
+    distance = [
+        sum(float((a - b).square().sum()) for a, b in zip(weights(o), weights(start), strict=True))
+        for o in (plain, averaged)
+    ]
     assert 0 < distance[1] < 0.5 * distance[0]
 
 
@@ -124,7 +131,10 @@ def test_pull_to_initial_holds_the_weights_back() -> None:
     free, _ = run("masked_lm", SETTINGS)
     pulled, _ = run("masked_lm", dataclasses.replace(SETTINGS, pull_to_initial=10.0))
     start = tiny_objective("masked_lm")
-    distance = [sum(float((a - b).square().sum()) for a, b in zip(weights(o), weights(start), strict=True)) for o in (free, pulled)]
+    distance = [
+        sum(float((a - b).square().sum()) for a, b in zip(weights(o), weights(start), strict=True))
+        for o in (free, pulled)
+    ]
     assert distance[1] < 0.5 * distance[0]
 
 
@@ -132,9 +142,8 @@ SCRIPT = """
 import sys, time, torch
 from pathlib import Path
 from safetensors.torch import save_file
-sys.path[:0] = ["tests"]
-import conftest
-from tiny import Rows, tiny_objective
+import tests.conftest
+from tests.tiny import Rows, tiny_objective
 from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])

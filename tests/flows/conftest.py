@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toy
+
+from tests.flows import toy
 
 
 def free_port() -> int:

@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Project, wait_until
 
 from flows import work
+from tests.flows.conftest import Project, wait_until
 
 pytestmark = pytest.mark.servers
 

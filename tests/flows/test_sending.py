@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Mlflow, free_port, name_server, wait_until
-from tiny import tiny_model
 
 from tasks import spool, tracking
+from tests.flows.conftest import Mlflow, free_port, name_server, wait_until
+from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.servers
 

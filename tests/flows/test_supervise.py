@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import wait_until
+
+from tests.flows.conftest import wait_until
 
 SUPERVISOR = Path(__file__).parents[2] / "flows" / "supervise.py"
 STAGE = """

@@ -7,10 +7,10 @@ import socket
 
 import psutil
 import pytest
-from conftest import Project, answers, free_port
 
 from flows import ui
 from tasks.errors import InputError
+from tests.flows.conftest import Project, answers, free_port
 
 
 def test_taken_port_is_named_with_its_holder_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
-from tiny import Rows, tiny_objective
 
 from models import objectives
+from tests.tiny import Rows, tiny_objective
 
 NAMES = sorted(objectives.CATALOG)
 
@@ -33,7 +33,9 @@ def test_loss_is_a_finite_scalar_and_metrics_are_detached(name: str) -> None:
 def test_gradient_reaches_every_trainable_weight(name: str) -> None:
     objective = tiny_objective(name)
     objective(batch_for(name)).loss.backward()
-    without = [n for n, w in objective.named_parameters() if w.requires_grad and (w.grad is None or not w.grad.any())]
+    without = [
+        n for n, w in objective.named_parameters() if w.requires_grad and (w.grad is None or not w.grad.any())
+    ]
     assert [n for n in without if "position" not in n and "wpe" not in n and "token_type" not in n] == []
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import VOCABULARY_SIZE, Rows, tiny_model, tiny_objective, vocabulary
 from torch import nn
 
 from models.masks import IGNORED, mask_tokens
 from models.objectives.causal_lm import CausalLM, next_tokens
 from models.objectives.declutr import nt_xent
 from models.objectives.masked_lm import MaskedLM
+from tests.tiny import VOCABULARY_SIZE, Rows, tiny_model, tiny_objective, vocabulary
 
 
 def gradients(module: nn.Module) -> dict[str, torch.Tensor]:
