@@ -20,13 +20,13 @@ from tqdm import tqdm
 from models.settings import Settings
 from tasks import layout, modalities, stage
 from tasks.config import Corpus
-from tasks.duplicates import hash64
+from tasks.corpora.duplicates import hash64
+from tasks.corpora.labelled import labelled
+from tasks.corpora.novelty import Novelty
+from tasks.corpora.reading import Tally, batches, records, share
+from tasks.corpora.shards import Shards
 from tasks.errors import InputError
-from tasks.labelled import labelled
 from tasks.modalities import Records
-from tasks.novelty import Novelty
-from tasks.reading import Tally, batches, records, share
-from tasks.shards import Shards
 
 if TYPE_CHECKING:
     from tasks.config import Config

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import corpus, layout, modalities, stage, validate
+from tasks import layout, modalities, stage, validate
+from tasks.corpora import stored
 from tasks.sources.folders import sha256
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def run(context: stage.Context) -> stage.Outcome:
     recipe = context.recipe
     excluded = validate.excluded(layout.validated(context.name))
     manifest = prepare(
-        recipe, corpus.folders(recipe), excluded, layout.prepared(context.name), context.config.seed
+        recipe, stored.folders(recipe), excluded, layout.prepared(context.name), context.config.seed
     )
     metrics = numbers(manifest)
     return stage.Outcome(
@@ -36,7 +37,7 @@ def run(context: stage.Context) -> stage.Outcome:
 def inputs(name: str, config: Config) -> tuple[list[Settings], list[Path]]:
     """The recipe's settings of this stage; manifests of its corpora, which hash every record; exclusions."""
     recipe = config.recipe(name)
-    manifests = [folder / "manifest.json" for folder in corpus.folders(recipe).values()]
+    manifests = [folder / "manifest.json" for folder in stored.folders(recipe).values()]
     return [recipe.prepare], [*manifests, layout.validated(name) / "exclusions.parquet"]
 
 

@@ -7,6 +7,7 @@ stopped by SIGTERM with a checkpoint. Any other exception is a defect of ours an
 from __future__ import annotations
 
 import argparse
+import ctypes
 import errno
 import hashlib
 import importlib.metadata
@@ -16,6 +17,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +35,7 @@ from tasks.errors import InputError, ValidationFailed
 from tasks.journal import Run
 
 VALIDATION_FAILED = 3
+_PR_SET_PDEATHSIG = 1
 _NEXT_STEP = {
     errno.ENOSPC: "the disk is full; free some space and start again, finished work is kept",
     errno.EROFS: "the folder is read-only; make it writable, or move the project",
@@ -95,11 +98,18 @@ def main(stage: str, work: Work, inputs: Inputs) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m tasks.{stage}", description=work.__doc__)
     parser.add_argument("name", help="corpus" if stage == "ingest" else "recipe")
     name = parser.parse_args().name
+    _end_with_parent()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for ours in ("__main__", "tasks", "models"):
         logging.getLogger(ours).setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
     sys.exit(_guarded(stage, name, work, inputs))
+
+
+def _end_with_parent() -> None:
+    """Get SIGTERM when DVC dies, however it dies, so that no training goes on for nobody."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _guarded(stage: str, name: str, work: Work, inputs: Inputs) -> int:
@@ -135,6 +145,9 @@ def execute(stage: str, name: str, work: Work, inputs: Inputs, config: configura
     key = work_key(stage, name, shown, files)
     began = time.perf_counter()
     with tracking.stage_run(stage, name, shown, key) as journal:
+        for path in files:
+            if path.name == "manifest.json":
+                journal.dataset(str(path.parent), _digest(path)[:32], str(path.parent), stage)
         outcome = work(Context(name, config, journal, layout.checkpoints(key)))
         journal.log(dict(outcome.metrics), step=0)
         record = _record(stage, name, outcome, time.perf_counter() - began, journal.id())
@@ -155,13 +168,17 @@ def work_key(stage: str, name: str, settings: Mapping[str, Any], files: Sequence
     root = Path(__file__).parents[1]
     for path in [*files, *sorted(root.glob("models/**/*.py")), *sorted(root.glob("tasks/**/*.py"))]:
         try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(_digest(path).encode())
         except FileNotFoundError:
             raise InputError(
                 f"{path} is missing; make it and what comes before with `dvc repro {stage}@{name}`"
             ) from None
     return digest.hexdigest()[:32]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -170,9 +187,12 @@ def published(folder: Path) -> Iterator[Path]:
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    yield aside
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.replace(folder)
+    try:
+        yield aside
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.replace(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _record(

@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import corpus, expected, layout, modalities, stage
+from tasks import layout, modalities, stage
+from tasks.checks import expected
+from tasks.checks.leakage import Kin, Leakage, find
+from tasks.checks.suites import check
+from tasks.corpora import stored
 from tasks.errors import ValidationFailed
-from tasks.leakage import Kin, Leakage, find
-from tasks.suites import check
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,7 +42,7 @@ def run(context: stage.Context) -> stage.Outcome:
     """
     name, recipe = context.name, context.recipe
     docs = layout.scratch() / "data_docs" / name
-    validation, leakage = inspect(recipe, corpus.folders(recipe), docs)
+    validation, leakage = inspect(recipe, stored.folders(recipe), docs)
     out = layout.validated(name)
     with stage.published(out) as folder:
         text = json.dumps(validation, indent=1, ensure_ascii=False)
@@ -55,7 +57,7 @@ def run(context: stage.Context) -> stage.Outcome:
 def inputs(name: str, config: Config) -> tuple[Sequence[Settings], Sequence[Path]]:
     """What the work depends on."""
     recipe = config.recipe(name)
-    return (recipe.validate,), [folder / "manifest.json" for folder in corpus.folders(recipe).values()]
+    return (recipe.validate,), [folder / "manifest.json" for folder in stored.folders(recipe).values()]
 
 
 def inspect(recipe: Recipe, corpora: Mapping[str, Path], docs: Path) -> tuple[dict[str, Any], Leakage]:
@@ -70,10 +72,10 @@ def inspect(recipe: Recipe, corpora: Mapping[str, Path], docs: Path) -> tuple[di
     records = modalities.records(recipe.modality)
     columns = [column for column in records.schema(None).names if column not in DESCRIPTIVE]
     leakage = find(corpora, Kin(records.content, quality.pieces, columns, settings.leak_containment))
-    slots = corpus.slots(corpora)
-    num_rows = {slot: corpus.count(files) for slot, files in slots.items()}
+    slots = stored.slots(corpora)
+    num_rows = {slot: stored.count(files) for slot, files in slots.items()}
     samples = {
-        slot: corpus.sample(files, ["id", *columns], settings.max_described) for slot, files in slots.items()
+        slot: stored.sample(files, ["id", *columns], settings.max_described) for slot, files in slots.items()
     }
     labels = {slot: expected.labels(files, leakage.ids(slot)) for slot, files in slots.items()}
     metrics = {slot: quality.describe(sample) for slot, sample in samples.items()}

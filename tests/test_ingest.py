@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.config import Columns, Task
-from tasks.duplicates import Seen
+from tasks.corpora.duplicates import Seen
 from tasks.errors import InputError
 from tasks.ingest import ingest
 from tasks.modalities.text.records import CorpusSettings, Duplicates

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import leakage
-from tasks.leakage import Kin, Leakage, find
+from tasks.checks import leakage
+from tasks.checks.leakage import Kin, Leakage, find
 from tasks.modalities.text import quality, records
 
 Rows = Iterable[tuple[str, str]]  # id and text

@@ -79,7 +79,7 @@ def test_done_work_leaves_metrics_record_and_no_scratch() -> None:
     assert json.loads(layout.metrics("text-mlm", "pretrain").read_text()) == {"loss": 1.5}
     record = json.loads(layout.record("text-mlm", "pretrain").read_text())
     assert (record["units"], record["unit"], record["samples"]) == (640, "tokens", 10)
-    assert record["seconds"] > 0
+    assert record["seconds"] >= 0
 
 
 def test_failed_work_keeps_its_scratch_folder_for_the_next_start() -> None:

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import corpus, layout, stage, validate
+from tasks import layout, stage, validate
 from tasks.config import Config, schema
+from tasks.corpora import stored
 from tasks.errors import InputError, ValidationFailed
 from tasks.journal import Run
 from tasks.modalities.text import records
@@ -74,7 +75,7 @@ def write(name: str, rows: Sequence[str], **tasks: Mapping[str, Iterable[tuple[s
         pq.write_table(pa.Table.from_pylist(lines, records.schema(None)), folder / "records-00000.parquet")
     for task, splits in tasks.items():
         (folder / "tasks" / task).mkdir(parents=True)
-        for split in corpus.SPLITS:
+        for split in stored.SPLITS:
             lines = [
                 {"id": f"{split}-{row}", "text": content, "label": label}
                 for row, (content, label) in enumerate(splits[split])
@@ -158,7 +159,7 @@ def test_pages_are_built_outside_of_the_outputs() -> None:
     assert {page.parts[-4] for page in (pages / "validations").rglob("*.html")} == {
         "general records",
         "domain records",
-        *(f"tasks topic {split} {table}" for split in corpus.SPLITS for table in ("records", "labels")),
+        *(f"tasks topic {split} {table}" for split in stored.SPLITS for table in ("records", "labels")),
         "leakage leaked rows",
         "leakage rows left",
     }
@@ -203,8 +204,8 @@ def test_few_records_doubled_ids_and_empty_text_fail_hard() -> None:
 
 def test_one_class_fails_and_rare_or_unseen_classes_warn() -> None:
     sound_corpora()
-    one = {split: labelled(texts(500 + 50 * n), ["only"]) for n, split in enumerate(corpus.SPLITS)}
-    rare = {split: labelled(texts(700 + 50 * n)) for n, split in enumerate(corpus.SPLITS)}
+    one = {split: labelled(texts(500 + 50 * n), ["only"]) for n, split in enumerate(stored.SPLITS)}
+    rare = {split: labelled(texts(700 + 50 * n)) for n, split in enumerate(stored.SPLITS)}
     rare["train"].append((text(690), "rare"))
     rare["test"].append((text(691), "unseen"))
     write("more", [], one=one, rare=rare)

@@ -1,10 +1,10 @@
 """What differs between kinds of data. Stages, loop, flow and report never name a modality.
 
-A modality is one folder of three modules, and one word of `NAMES`:
+A modality is one folder of three parts, and one word of `NAMES`:
 
-    records.py    raw files -> normalised records      (ingest)
-    quality.py    records -> derived metrics, checks   (validate)
-    tensors.py    records -> memory-mapped tensors -> batches and model inputs (prepare and after)
+    records    raw files -> normalised records      (ingest)
+    quality    records -> derived metrics, checks   (validate)
+    tensors    records -> memory-mapped tensors -> batches and model inputs (prepare and after)
 
 so that a stage depends on the part that it uses and on no other.
 """
@@ -44,7 +44,7 @@ class Rejected(Exception):
 
 
 class Records(Protocol):
-    """`records.py`: raw files to normalised records."""
+    """`records`: raw files to normalised records."""
 
     CorpusSettings: type[Corpus]
 
@@ -79,7 +79,7 @@ class Records(Protocol):
 
 
 class Quality(Protocol):
-    """`quality.py`: derived metrics of records and what is expected of them."""
+    """`quality`: derived metrics of records and what is expected of them."""
 
     ValidateSettings: type[Validate]
 
@@ -97,7 +97,7 @@ class Quality(Protocol):
 
 
 class Tensors(Protocol):
-    """`tensors.py`: records to memory-mapped tensors, and those to batches."""
+    """`tensors`: records to memory-mapped tensors, and those to batches."""
 
     PrepareSettings: type[Settings]
 

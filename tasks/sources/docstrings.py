@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tasks.duplicates import hash64
+from tasks.corpora.duplicates import hash64
 
 MAX_SOURCE_BYTES = 1 << 20  # larger files are generated tables, slow to parse and poor in prose
 MIN_QUOTED_SHARE = 0.15  # between triple quotes: parsing takes time by the source, so poor sources wait

@@ -99,8 +99,10 @@ def _file_system(location: str) -> tuple[Any, str]:
         raise InputError(
             f"{location}: {scheme}:// needs one more package; run `pip install {driver}`."
         ) from error
-    if hasattr(system, "retries"):  # of s3fs and gcsfs; theirs of 5 and 6 make a missing network take minutes
-        system.retries = 2
+    if scheme == "s3":
+        system.retries = (
+            2  # s3fs tries five times on top of botocore's own: minutes where there is no network
+        )
     return system, path
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.duplicates import hash64
+from tasks.corpora.duplicates import hash64
 from tasks.errors import InputError
 from tasks.sources import docstrings
 
@@ -155,7 +155,7 @@ class Fingerprints:
     @staticmethod
     def marks(text: str) -> set[int]:
         """Hash of the text and of each band of its signature."""
-        from tasks.modalities.text import near
+        from tasks.modalities.text.records import near
 
         signature = near.signature(text, threshold=0.7, shingle_words=3, permutations=64)
         return {hash64(text.lower().encode()), *(() if signature is None else signature.tolist())}

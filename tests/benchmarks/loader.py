@@ -25,8 +25,8 @@ from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from models.masks import mask_tokens
 from tasks.modalities.text import tensors
-from tasks.modalities.text.rows import Stream
 from tasks.modalities.text.tensors import PrepareSettings, TokenizerSettings
+from tasks.modalities.text.tensors.rows import Stream
 from tests.benchmarks.docstrings import corpus
 
 LENGTH, BATCH = 128, 64

@@ -26,11 +26,11 @@ import datasets
 import numpy as np
 from transformers import AutoTokenizer
 
-from tasks.modalities.text import documents, tensors
-from tasks.modalities.text.packing import Encoder
-from tasks.modalities.text.rows import Stream
-from tasks.modalities.text.tensors import PrepareSettings, TokenizerSettings
-from tasks.modalities.text.tokenizers import save, train
+from tasks.modalities.text import tensors
+from tasks.modalities.text.tensors import PrepareSettings, TokenizerSettings, documents
+from tasks.modalities.text.tensors.packing import Encoder
+from tasks.modalities.text.tensors.rows import Stream
+from tasks.modalities.text.tensors.tokenizers import save, train
 from tests.benchmarks.docstrings import corpus
 
 LENGTH = 128

@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import pyarrow as pa
 
-from tasks import expected, modalities, suites
+from tasks import modalities
+from tasks.checks import expected, suites
 from tasks.modalities.text.quality import ValidateSettings
 
 CHARACTERS = 600

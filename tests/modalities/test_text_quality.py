@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.modalities.text import quality, words
+from tasks.modalities.text import quality
+from tasks.modalities.text.quality import words
 
 ENGLISH = "The committee met on Tuesday and decided that the bridge would be closed for repairs until spring."
 GERMAN = (

@@ -233,7 +233,7 @@ def test_a_missing_label_names_file_and_row(tmp_path: Path, label: str) -> None:
 
 @given(st.lists(st.text(alphabet="ab \n", max_size=20)), st.integers(1, 12))
 def test_pieces_lose_nothing_and_keep_the_limit(parts: list[str], limit: int) -> None:
-    from tasks.modalities.text.formats import pieces
+    from tasks.modalities.text.records.formats import pieces
 
     text = "".join(parts)
     found = pieces(text, limit)

@@ -24,11 +24,11 @@ from transformers import AutoTokenizer, BertConfig, GPT2Config
 
 from models.masks import mask_tokens
 from tasks.errors import InputError
-from tasks.modalities.text import packing, tensors
-from tasks.modalities.text.alphabet import recounted
-from tasks.modalities.text.rows import PADDING, Stream
-from tasks.modalities.text.segments import Segments, count_words
-from tasks.modalities.text.tensors import PrepareSettings, TokenizerSettings
+from tasks.modalities.text import tensors
+from tasks.modalities.text.tensors import PrepareSettings, TokenizerSettings, packing
+from tasks.modalities.text.tensors.alphabet import recounted
+from tasks.modalities.text.tensors.rows import PADDING, Stream
+from tasks.modalities.text.tensors.segments import Segments, count_words
 
 KINDS = ("wordpiece", "byte_bpe", "unigram", "character")
 AWKWARD = [
@@ -157,7 +157,7 @@ def test_segments_equal_the_library_on_awkward_and_sliced_columns(name: str) -> 
 
 
 def test_segments_are_forgotten_when_they_grow_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.modalities.text.segments.MAX_CACHED_SEGMENTS", 50)
+    monkeypatch.setattr("tasks.modalities.text.tensors.segments.MAX_CACHED_SEGMENTS", 50)
     segments = Segments(PIPELINES["gpt2"])
     for text in TOPICS[:10]:
         ids, _ = segments.encode(pa.array([text]))
@@ -186,7 +186,7 @@ def test_disagreement_falls_back_to_the_library_and_says_so(
     def wrong(data: Any, starts: Any) -> Any:
         return np.ones(len(data), np.bool_), None
 
-    monkeypatch.setattr("tasks.modalities.text.segments.cuts_gpt2", wrong)
+    monkeypatch.setattr("tasks.modalities.text.tensors.segments.cuts_gpt2", wrong)
     texts = [f"plain ascii text number {i}" for i in range(40)]
     corpora = {"general": write_corpus(tmp_path / "general", texts)}
     with caplog.at_level(logging.WARNING):
@@ -204,7 +204,7 @@ def test_training_gives_the_same_bytes_in_another_process(tmp_path: Path) -> Non
     code = (
         "import sys, pathlib, pydoc_data.topics as t, pyarrow as pa\n"
         "from tasks.modalities.text.tensors import TokenizerSettings\n"
-        "from tasks.modalities.text.tokenizers import train, save\n"
+        "from tasks.modalities.text.tensors.tokenizers import train, save\n"
         "texts = [x for x in t.topics.values() if len(x) < 4000][:80] + ['seldom: äöü€漢字ø']\n"
         "for kind in sys.argv[2:]:\n"
         "    settings = TokenizerSettings(kind=kind, vocabulary_size=700)\n"

@@ -19,7 +19,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer, models
 
 from tasks.errors import InputError
-from tasks.modalities.text.segments import Segments
+from tasks.modalities.text.tensors.segments import Segments
 
 Texts = Callable[[], Iterator[pa.Array]]  # the training text, as many times as asked for
 SCORE_DIGITS = 6  # of log-probabilities; the noise of sums in random order is far below

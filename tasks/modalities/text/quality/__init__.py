@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from models.settings import Settings, setting
+from tasks.checks.suites import among, between
 from tasks.config import Validate
-from tasks.duplicates import hash64
+from tasks.corpora.duplicates import hash64
+from tasks.modalities.text.quality.words import blocks, class_shares, distinct, sequences, vocabulary, words
 from tasks.modalities.text.records import content
-from tasks.modalities.text.words import blocks, class_shares, distinct, sequences, vocabulary, words
-from tasks.suites import among, between
 
 if TYPE_CHECKING:  # numpy and pyarrow cost a light command 0.3 s, great_expectations 4 s
     import pyarrow as pa

@@ -12,14 +12,17 @@ and masked language modelling is possible.
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
 from tasks.errors import InputError
-from tasks.modalities.text.alphabet import Texts
-from tasks.modalities.text.training import build
+from tasks.modalities.text.tensors.alphabet import Texts
+from tasks.modalities.text.tensors.training import build
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -52,16 +55,14 @@ def train(settings: TokenizerSettings, texts: Texts, max_length: int) -> PreTrai
 
 
 def reuse(source: str) -> PreTrainedTokenizerFast:
-    """A tokenizer from a folder, or by its name on the hub (from the local cache where there is no network).
+    """A tokenizer from a folder, or by its name on the hub: from the local cache, else the network.
 
     Raises:
         InputError: it is in neither place, cannot be read, or has no `tokenizer.json`.
     """
-    from transformers import AutoTokenizer
-
     at = f"prepare.tokenizer.from: {source!r}"
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        tokenizer = _open(source)
     except Exception as error:  # the hub's client raises more kinds than it documents
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -77,6 +78,21 @@ def reuse(source: str) -> PreTrainedTokenizerFast:
     tokenizer.backend_tokenizer.no_padding()
     loaded: PreTrainedTokenizerFast = tokenizer
     return loaded
+
+
+def _open(source: str) -> Any:
+    from huggingface_hub import constants
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, local_files_only=True)
+    except (OSError, ValueError):
+        if Path(source).is_dir() or constants.HF_HUB_OFFLINE:
+            raise
+    if not getproxies():  # behind a proxy, names need not resolve here
+        # The hub's client tries ten times over a minute; a name that does not resolve is reason enough.
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    return AutoTokenizer.from_pretrained(source)
 
 
 def save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -19,7 +19,7 @@ from tasks.modalities import Record, Rejected
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from tasks.modalities.text.near import Signature
+    from tasks.modalities.text.records.near import Signature
     from tasks.sources import File
 
 
@@ -102,7 +102,7 @@ def read(
         InputError: the file is damaged, binary, or lacks a column.
         Rejected: the file as a whole is left out by rule.
     """
-    from tasks.modalities.text import formats
+    from tasks.modalities.text.records import formats
 
     given = {name: field for name, field in file.columns.items() if getattr(columns, name) is None}
     columns = dataclasses.replace(columns, **given)
@@ -194,7 +194,7 @@ def normalise(record: Record, corpus: CorpusSettings, kind: str | None) -> Itera
 
 def _fitted(text: str, corpus: CorpusSettings, kind: str | None) -> list[str]:
     """The text by the rules for length: itself, its start, or its parts."""
-    from tasks.modalities.text.formats import pieces
+    from tasks.modalities.text.records.formats import pieces
 
     if not text.strip():
         raise Rejected("empty")
@@ -285,7 +285,7 @@ def content(record: Record) -> bytes:
 
 def signature(record: Record, corpus: CorpusSettings) -> Signature | None:
     """Band hashes of the text; records that share one are near duplicates. None for very short ones."""
-    from tasks.modalities.text import near
+    from tasks.modalities.text.records import near
 
     how = corpus.duplicates
     return near.signature(

@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks import sources
 from tasks.config import Corpus, Task
-from tasks.duplicates import hash64
+from tasks.corpora.duplicates import hash64
 from tasks.errors import InputError
 from tasks.modalities import Record, Records, Rejected
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.duplicates import Hashes, Seen, hash64
+from tasks.corpora.duplicates import Hashes, Seen, hash64
+from tasks.corpora.reading import Tally, records, repeated
 from tasks.errors import InputError
 from tasks.modalities import Record, Records
-from tasks.reading import Tally, records, repeated
 
 
 class Novelty:

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import corpus
-from tasks.duplicates import hash64
+from tasks.corpora import stored
+from tasks.corpora.duplicates import hash64
 
 if TYPE_CHECKING:  # numpy and pyarrow cost a light command 0.3 s
     import numpy as np
@@ -91,7 +91,7 @@ def find(corpora: Mapping[str, Path], kin: Kin) -> Leakage:
         corpora: folder of normalised records by slot.
         kin: what makes two records the same.
     """
-    slots = corpus.slots(corpora)
+    slots = stored.slots(corpora)
     leakage = Leakage()
     guarded: list[_Set] = []
     for task in sorted({slot.split("/")[1] for slot in slots if slot.startswith("tasks/")}):
@@ -226,7 +226,7 @@ def _scan(slot: str, files: list[Path], guard: _Guard, kin: Kin, leakage: Leakag
 def _batches(files: Sequence[Path], kin: Kin, only: str | None = None) -> Iterator[pa.Table]:
     import pyarrow.compute as pc
 
-    for batch in corpus.stream(files, ["id", *kin.columns, "split"]):
+    for batch in stored.stream(files, ["id", *kin.columns, "split"]):
         if only is not None:
             batch = batch.filter(pc.equal(batch["split"], only))
         if batch.num_rows:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from models.vocabulary import Vocabulary
     from tasks.config import Recipe
     from tasks.engine.loader import Batches
-    from tasks.modalities.text.packing import Encoder
+    from tasks.modalities.text.tensors.packing import Encoder
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,8 @@ def prepare(
     Raises:
         InputError: no text, a vocabulary smaller than the alphabet, a tokenizer that cannot be loaded.
     """
-    from tasks.modalities.text import documents, tokenizers
-    from tasks.modalities.text.packing import Encoder, SegmentsDisagree
+    from tasks.modalities.text.tensors import documents, tokenizers
+    from tasks.modalities.text.tensors.packing import Encoder, SegmentsDisagree
 
     settings = cast("PrepareSettings", recipe.prepare)
     parts = documents.parts(corpora, excluded)
@@ -107,7 +107,7 @@ def prepare(
 def _pack(parts: Any, encoder: Encoder, settings: PrepareSettings, out: Path) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from tasks.modalities.text.packing import Packer, pack
+    from tasks.modalities.text.tensors.packing import Packer, pack
 
     tokenizer = encoder.tokenizer
     frame_size = len(encoder.before) + len(encoder.after)
@@ -155,7 +155,7 @@ def batches(
     Raises:
         InputError: that slot and split hold nothing, or no document long enough for two spans.
     """
-    from tasks.modalities.text.rows import PackedRows, SpanPairs, Stream
+    from tasks.modalities.text.tensors.rows import PackedRows, SpanPairs, Stream
 
     settings = cast("PrepareSettings", recipe.prepare)
     folder = prepared / slot / split
@@ -170,7 +170,7 @@ def batches(
         return PackedRows(stream, seed, is_joined=settings.cross_document_attention)
     if "spans" not in reads:
         raise KeyError(unknown("kind of batch", ", ".join(reads), ("rows", "spans")))
-    from tasks.modalities.text.tokenizers import frame
+    from tasks.modalities.text.tensors.tokenizers import frame
 
     tokenizer = _load(prepared)
     before, after = frame(tokenizer)
@@ -188,9 +188,9 @@ def batches(
 def inputs(records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict[str, Tensor]:
     """Labelled records as `input_ids`, `attention_mask` and what else the kind needs.
 
-    See `tasks.modalities.text.examples` for the keys of each kind.
+    See `tasks.modalities.text.tensors.examples` for the keys of each kind.
     """
-    from tasks.modalities.text import examples
+    from tasks.modalities.text.tensors import examples
 
     return examples.inputs(
         records, kind, _load(prepared), cast("PrepareSettings", recipe.prepare).task_length
@@ -199,7 +199,7 @@ def inputs(records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict
 
 def finish(prepared: Path, folder: Path) -> None:
     """Write the tokenizer beside saved weights, naming only inputs that their architecture takes."""
-    from tasks.modalities.text.tokenizers import save
+    from tasks.modalities.text.tensors.tokenizers import save
 
     tokenizer = _load(prepared)
     config = folder / "config.json"
@@ -231,7 +231,7 @@ def vocabulary(prepared: Path) -> Vocabulary:
     import torch
 
     from models.vocabulary import Vocabulary
-    from tasks.modalities.text.tokenizers import continues_word
+    from tasks.modalities.text.tensors.tokenizers import continues_word
 
     tokenizer = _load(prepared)
     is_special = torch.zeros(len(tokenizer), dtype=torch.bool)

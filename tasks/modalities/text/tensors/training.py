@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from tasks.errors import InputError
-from tasks.modalities.text.alphabet import Texts, assemble, count_alphabet, count_segments, no_text, recounted
+from tasks.modalities.text.tensors.alphabet import (
+    Texts,
+    assemble,
+    count_alphabet,
+    count_segments,
+    no_text,
+    recounted,
+)
 
 if TYPE_CHECKING:
     from tasks.modalities.text.tensors import TokenizerSettings

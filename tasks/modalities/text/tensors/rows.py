@@ -20,14 +20,14 @@ from torch import Tensor
 
 from models.counter import integers
 from tasks.engine.order import row_of, sample_key
-from tasks.modalities.text.segments import Ids
+from tasks.modalities.text.tensors.segments import Ids
 
 PADDING = -1  # in `document_ids`
 _SPAN_STREAM = 16  # apart from the streams that objectives draw from
 
 
 class Stream:
-    """A memory-mapped stream of packed documents, as `tasks.modalities.text.packing` writes it.
+    """A memory-mapped stream of packed documents, as `tasks.modalities.text.tensors.packing` writes it.
 
     Attributes:
         num_rows: rows of `sequence_length` tokens.

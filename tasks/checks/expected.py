@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import corpus
-from tasks.suites import Suite, among, between, rows, unique
+from tasks.checks.suites import Suite, among, between, rows, unique
+from tasks.corpora import stored
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from great_expectations.expectations.expectation import Expectation
 
+    from tasks.checks.leakage import Leakage
     from tasks.config import Validate
-    from tasks.leakage import Leakage
     from tasks.modalities import Quality
 
 DECIMALS = 6  # the last bits of a sum may differ between processors
@@ -43,7 +43,7 @@ def of_records(metrics: Mapping[str, pa.Table], quality: Quality, settings: Vali
 def labels(files: Sequence[Path], left_out: Collection[str]) -> Counter[str]:
     """How many records (of tagged ones: how many words) each class has; empty where there are no classes."""
     counts: Counter[str] = Counter()
-    for batch in corpus.stream(files, ["id", "label", "tags"]):
+    for batch in stored.stream(files, ["id", "label", "tags"]):
         kept = batch.filter([name not in left_out for name in batch["id"].to_pylist()])
         if "label" in kept.column_names:
             counts.update(kept["label"].to_pylist())

@@ -5,7 +5,7 @@
 
 The rows laid end to end are the stream; the last row is padded. A document's ids are those of the
 library's `tokenizer(document)`, or of that and the end-of-text token where the tokenizer adds
-nothing itself (`tasks.modalities.text.tokenizers.frame`).
+nothing itself (`tasks.modalities.text.tensors.tokenizers.frame`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.modalities.text.segments import Ids, Segments, count_words
-from tasks.modalities.text.tokenizers import frame
+from tasks.modalities.text.tensors.segments import Ids, Segments, count_words
+from tasks.modalities.text.tensors.tokenizers import frame
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks import corpus
+from tasks.corpora import stored
 
 if TYPE_CHECKING:
     from tasks.modalities.text.tensors import TokenizerSettings
@@ -36,14 +36,14 @@ class Part:
     @property
     def num_records(self) -> int:
         """Records of the files; an upper bound of the documents."""
-        return corpus.count(list(self.files))
+        return stored.count(list(self.files))
 
     def texts(self) -> Iterator[pa.Array]:
         """String arrays of about `CHUNK_BYTES`."""
         waiting: list[pa.Array] = []
         num_bytes = 0
         for path, excluded in self.files.items():
-            for records in corpus.stream([path], _columns(path)):
+            for records in stored.stream([path], _columns(path)):
                 text = _text(self._kept(records, excluded))
                 waiting.append(text)
                 num_bytes += text.nbytes
@@ -67,7 +67,7 @@ def parts(corpora: Mapping[str, Path], excluded: Mapping[str, set[str]]) -> dict
 
     Of labelled sets: the text of all training rows, and as held-out text that of the validation rows.
     """
-    files = corpus.slots(corpora)
+    files = stored.slots(corpora)
     found: dict[tuple[str, str], Part] = {}
     for slot in ("general", "domain"):
         if slot in files:

@@ -11,11 +11,11 @@ from typing import Any
 from tqdm import tqdm
 
 from tasks.config import Corpus, Task
-from tasks.duplicates import hash64
+from tasks.corpora.duplicates import hash64
+from tasks.corpora.reading import Tally, batches, records, repeated, share
+from tasks.corpora.shards import Shards
 from tasks.errors import InputError, unknown
 from tasks.modalities import Record, Records
-from tasks.reading import Tally, batches, records, repeated, share
-from tasks.shards import Shards
 
 SPLITS = ("train", "validation", "test")
 WORDS = {

@@ -1,0 +1,1 @@
+"""What ingest is made of, and how later stages read what it wrote."""
