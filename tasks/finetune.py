@@ -150,7 +150,7 @@ def shown(title: str, total: int, jobs: Iterator[Any]) -> Iterator[Any]:
             yield job
         return
     form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} runs, {remaining} left{postfix}"
-    with tqdm(total=total, desc=title, bar_format=form, dynamic_ncols=True) as bar:
+    with tqdm(total=total, desc=title, bar_format=form, dynamic_ncols=True, disable=None) as bar:
         for job in jobs:
             yield job
             bar.set_postfix_str(job.title, refresh=False)

@@ -79,7 +79,7 @@ def _documents(name: str, corpus: Corpus, module: Records, folder: Path) -> dict
     entries: list[dict[str, Any]] = []
     novelty = Novelty(corpus, module, tally)
     shards = Shards(folder, "records", module.schema(None))
-    with shards, tqdm(desc=f"ingest {name}", unit=" records") as bar:
+    with shards, tqdm(desc=f"ingest {name}", unit=" records", disable=None) as bar:
         for location in corpus.source:
             if tally.kept == corpus.max_records:
                 break

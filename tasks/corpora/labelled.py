@@ -42,7 +42,7 @@ def labelled(
     places = _places(name, task)
     tally, ids = Tally(), _Ids(module)
     labels: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
-    with contextlib.ExitStack() as stack, tqdm(desc=f"ingest {name}", unit=" records") as bar:
+    with contextlib.ExitStack() as stack, tqdm(desc=f"ingest {name}", unit=" records", disable=None) as bar:
         schema = module.schema(task.kind)
         shards = {
             split: stack.enter_context(Shards(folder, split, schema, is_numbered=False)) for split in SPLITS

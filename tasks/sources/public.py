@@ -137,7 +137,7 @@ def _append(url: str, part: Path, size: int) -> None:
             have = 0
         with (
             part.open("ab" if have else "wb") as file,
-            tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=part.stem) as bar,
+            tqdm(total=size, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
         ):
             while chunk := response.read(CHUNK_BYTES):
                 file.write(chunk)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.modalities.text import quality
-from tasks.modalities.text.quality import words
+from tasks.modalities.text.quality import hashed_words
 
 ENGLISH = "The committee met on Tuesday and decided that the bridge would be closed for repairs until spring."
 GERMAN = (
@@ -35,7 +35,7 @@ def slow_words(text: str) -> list[str]:
     """Runs of letters, marks and digits, one character at a time; ideographs alone."""
     found, run = [], ""
     for character in text.casefold() + " ":
-        is_alone = any(start <= ord(character) < end for start, end in words.WITHOUT_SPACES)
+        is_alone = any(start <= ord(character) < end for start, end in hashed_words.WITHOUT_SPACES)
         is_letter = unicodedata.category(character)[0] in "LM"
         if (is_letter and not is_alone) or unicodedata.category(character)[0] == "N":
             run += character
@@ -71,7 +71,7 @@ def test_metrics_equal_a_count_one_character_at_a_time(texts: list[str]) -> None
 def test_hashes_of_word_sequences_are_equal_exactly_where_the_words_are(
     texts: list[str], length: int
 ) -> None:
-    hashes, starts = words.sequences(*words.words(texts), length=length)
+    hashes, starts = hashed_words.sequences(*hashed_words.words(texts), length=length)
     meaning: dict[int, tuple[str, ...]] = {}
     for row, text in enumerate(texts):
         found = slow_words(text)
@@ -87,7 +87,7 @@ def test_metrics_do_not_depend_on_how_the_table_is_cut_into_blocks(monkeypatch: 
     texts: list[str | None] = [None, "", GERMAN * 5]
     texts += [ENGLISH[:length] for length in range(0, len(ENGLISH), 7)]
     whole, pieces = quality.describe(table(texts)), quality.pieces(table(texts))
-    monkeypatch.setattr(words, "BLOCK_CHARACTERS", 100)
+    monkeypatch.setattr(hashed_words, "BLOCK_CHARACTERS", 100)
     assert quality.describe(table(texts)).equals(whole)
     assert quality.pieces(table(texts)).equals(pieces)
 
