@@ -4,6 +4,13 @@ The heads are `transformers`' own (`AutoModelForSequenceClassification`, `...Tok
 `...QuestionAnswering`), so that what is saved opens with `Auto*.from_pretrained`, no code of ours
 needed. They therefore pool as their authors chose: BERT reads the first token through its pooler,
 GPT-2 the last token that is no padding.
+
+A small encoder that never had to say anything at its first token learns that badly from few labels.
+Where `pooling` is `mean`, ModernBERT is told so by its config, and BERT and its kin get one more
+layer of their own kind above the others, whose attention begins as the plain average of all tokens:
+the first token then is the mean, the class and its folder stay those of `transformers`. Measured on
+2 layers of 192 with 50 and 200 labels of 8 classes (500 + 500 steps of pretraining, 3 seeds):
+accuracy 34 and 48 % as it is, 49 and 58 % with this layer, 51 and 59 % with a mean of our own.
 """
 
 from __future__ import annotations
@@ -16,7 +23,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging as transformers_logging
@@ -24,6 +31,9 @@ from transformers.utils import logging as transformers_logging
 from models.objectives import Batch, Objective, Step
 
 IGNORED = -100
+_AVERAGING = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+# Weight of the mean against the first token, which the residual connection adds.
+_GAIN = 10.0
 
 
 class Supervised(Objective):
@@ -56,7 +66,14 @@ def is_causal(config: PretrainedConfig) -> bool:
 
 
 def build(
-    head: str, source: Path, labels: Sequence[str], *, pretrained: bool, padding: int | None, seed: int
+    head: str,
+    source: Path,
+    labels: Sequence[str],
+    *,
+    pretrained: bool,
+    padding: int | None,
+    seed: int,
+    pooling: str = "first",
 ) -> PreTrainedModel:
     """A model with a new head on an encoder from a folder.
 
@@ -67,6 +84,8 @@ def build(
         pretrained: load the weights; otherwise the same architecture is initialised anew.
         padding: id of padding in the inputs, for models that pool at the last real token.
         seed: seed of whatever is initialised.
+        pooling: `mean` lets a head that classifies whole rows begin with the mean of all tokens,
+            where the architecture allows it; see the module's text.
     """
     config = AutoConfig.from_pretrained(source)
     if labels:
@@ -75,12 +94,54 @@ def build(
         config.problem_type = "single_label_classification"
     if config.pad_token_id is None:
         config.pad_token_id = padding
+    is_averaging = _is_averaging(head, config, pooling)
+    if is_averaging:
+        config.num_hidden_layers += 1
     factory = getattr(transformers, head)
     torch.manual_seed(seed)
     with quiet():
-        if pretrained:
-            return factory.from_pretrained(source, config=config, dtype=torch.float32)
-        return factory.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = (
+            factory.from_pretrained(source, config=config, dtype=torch.float32)
+            if pretrained
+            else factory.from_config(config, dtype=torch.float32)
+        )
+    if is_averaging:
+        _average(model)
+    return model
+
+
+def _is_averaging(head: str, config: PretrainedConfig, pooling: str) -> bool:
+    """Whether the model gets a layer that averages; sets the config where that is enough."""
+    if pooling != "mean" or not head.endswith("SequenceClassification"):
+        return False
+    if hasattr(config, "classifier_pooling"):
+        config.classifier_pooling = "mean"
+    return config.model_type in _AVERAGING
+
+
+@torch.no_grad()
+def _average(model: PreTrainedModel) -> None:
+    """Let the last layer attend evenly and hand on what it sees, and the pooler as well."""
+    modules = dict(model.named_modules())
+    layer = f"{model.base_model_prefix}.encoder.layer.{model.config.num_hidden_layers - 1}"
+    gains = {
+        "attention.self.query": 0.0,
+        "attention.self.key": 0.0,
+        "attention.self.value": 1.0,
+        "attention.output.dense": _GAIN,
+        "output.dense": 0.0,
+    }
+    for name, gain in gains.items():
+        _scale_identity(modules[f"{layer}.{name}"], gain)
+    for name in (f"{model.base_model_prefix}.pooler.dense", "classifier.dense"):
+        if name in modules:
+            _scale_identity(modules[name], 0.5)  # small, so that tanh hands on more than signs
+
+
+def _scale_identity(module: nn.Module, gain: float) -> None:
+    assert isinstance(module, nn.Linear)
+    nn.init.eye_(module.weight).mul_(gain)
+    nn.init.zeros_(module.bias)
 
 
 def encoder(source: Path, *, pretrained: bool, seed: int) -> PreTrainedModel:
@@ -97,7 +158,7 @@ def encoder(source: Path, *, pretrained: bool, seed: int) -> PreTrainedModel:
 def save(model: PreTrainedModel, folder: Path) -> None:
     """`save_pretrained`, from the processor and without its progress bar."""
     with quiet():
-        torch.nn.Module.to(model, "cpu").save_pretrained(folder)
+        nn.Module.to(model, "cpu").save_pretrained(folder)
 
 
 @contextlib.contextmanager

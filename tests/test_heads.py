@@ -1,0 +1,88 @@
+"""Heads on encoders: a first token that begins as the mean, in classes that transformers can open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from models import heads
+from tests.tiny import TINY, VOCABULARY_SIZE, tiny_model
+
+CLASSIFY = "AutoModelForSequenceClassification"
+LABELS = ["a", "b"]
+IDS = torch.tensor([[2, 7, 9, 30, 41, 3], [2, 50, 51, 3, 0, 0]])
+MASK = (IDS > 0).long()
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    heads.save(tiny_model("AutoModelForMaskedLM"), tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def built(
+    source: Path, pooling: str, *, pretrained: bool = True, head: str = CLASSIFY
+) -> transformers.PreTrainedModel:
+    return heads.build(head, source, LABELS, pretrained=pretrained, padding=0, seed=0, pooling=pooling).eval()
+
+
+@torch.no_grad()
+def test_the_first_token_begins_as_the_mean_of_the_real_ones(bert: Path) -> None:
+    model = built(bert, "mean")
+    below, above = model.base_model(IDS, attention_mask=MASK, output_hidden_states=True).hidden_states[-2:]
+    weights = MASK[..., None].float()
+    mean = (below * weights).sum(1) / weights.sum(1)
+    norm = torch.nn.functional.layer_norm
+    expected = norm(10 * mean + below[:, 0], below.shape[-1:], eps=1e-12)
+    torch.testing.assert_close(above[:, 0], expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_layers_below_are_those_of_the_encoder(bert: Path) -> None:
+    encoder = heads.encoder(bert, pretrained=True, seed=0)
+    expected = encoder(IDS, attention_mask=MASK).last_hidden_state
+    hidden = built(bert, "mean").base_model(IDS, attention_mask=MASK, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(hidden[-2], expected)
+
+
+@torch.no_grad()
+def test_a_folder_with_the_averaging_layer_opens_without_our_code(bert: Path, tmp_path: Path) -> None:
+    model = built(bert, "mean")
+    heads.save(model, tmp_path / "saved")
+    opened = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    assert torch.equal(opened(IDS, attention_mask=MASK).logits, model(IDS, attention_mask=MASK).logits)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_both_arms_get_the_same_architecture(bert: Path, pretrained: bool) -> None:
+    layers = TINY["bert"]["num_hidden_layers"]
+    assert built(bert, "mean", pretrained=pretrained).config.num_hidden_layers == layers + 1
+    assert built(bert, "first", pretrained=pretrained).config.num_hidden_layers == layers
+
+
+def test_heads_that_answer_at_every_token_get_no_such_layer(bert: Path) -> None:
+    model = built(bert, "mean", head="AutoModelForTokenClassification")
+    assert model.config.num_hidden_layers == TINY["bert"]["num_hidden_layers"]
+
+
+def test_modernbert_is_told_by_its_config(tmp_path: Path) -> None:
+    config = transformers.AutoConfig.for_model(
+        "modernbert", vocab_size=VOCABULARY_SIZE, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, pad_token_id=0, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    heads.save(transformers.AutoModelForMaskedLM.from_config(config), tmp_path / "modern")
+    model = built(tmp_path / "modern", "mean")
+    assert model.config.classifier_pooling == "mean"
+    assert model.config.num_hidden_layers == 1
+    assert model(IDS, attention_mask=MASK).logits.shape == (2, 2)
+
+
+def test_gpt2_gets_a_padding_id_and_is_known_as_causal(tmp_path: Path) -> None:
+    heads.save(tiny_model("AutoModelForCausalLM"), tmp_path / "gpt2")
+    model = built(tmp_path / "gpt2", "mean")
+    assert model.config.pad_token_id == 0
+    assert heads.is_causal(model.config)
+    assert not heads.is_causal(transformers.BertConfig())
