@@ -21,8 +21,8 @@ from models.settings import Settings
 from tasks import layout, modalities, stage, training
 from tasks.config import Adapt, Config, Recipe
 from tasks.engine.loader import Batches
-from tasks.engine.loop import History
 from tasks.engine.precision import autocast
+from tasks.engine.state import History
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from models.settings import Settings
 from tasks import layout, modalities, stage, training
 from tasks.config import Config
-from tasks.engine.loop import History
+from tasks.engine.state import History
 
 
 def run(context: stage.Context) -> stage.Outcome:

@@ -114,7 +114,7 @@ def _end_with_parent() -> None:
 
 def _guarded(stage: str, name: str, work: Work, inputs: Inputs) -> int:
     try:
-        execute(stage, name, work, inputs, configuration.load())
+        execute(stage, name, work, inputs, _config(stage))
     except ValidationFailed as error:
         return _fail(stage, name, str(error), VALIDATION_FAILED)
     except InputError as error:
@@ -129,6 +129,13 @@ def _guarded(stage: str, name: str, work: Work, inputs: Inputs) -> int:
         where = error.filename or "writing"
         return _fail(stage, name, f"{where}: {_NEXT_STEP[error.errno]}", 1)
     return 0
+
+
+def _config(stage: str) -> configuration.Config:
+    """What the stage needs of params.yaml; reading recipes brings torch, which takes seconds."""
+    if stage == "ingest":
+        return configuration.Config(corpora=configuration.load_corpora())
+    return configuration.load()
 
 
 def _fail(stage: str, name: str, message: str, code: int) -> int:

@@ -17,8 +17,9 @@ from models.objectives import Objective
 from tasks import layout, modalities
 from tasks.config import Config
 from tasks.engine.loader import Batches
-from tasks.engine.loop import Event, History, train
+from tasks.engine.loop import Event, train
 from tasks.engine.settings import TrainSettings
+from tasks.engine.state import History
 from tasks.errors import InputError
 from tasks.journal import Run
 from tasks.progress import Progress

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from models.objectives import CATALOG, Objective
 from tasks.engine.interrupt import Interrupted
-from tasks.engine.loop import Event, History, NonFiniteLoss, train
+from tasks.engine.loop import Event, NonFiniteLoss, train
 from tasks.engine.settings import TrainSettings
+from tasks.engine.state import History
 from tests.tiny import Rows, tiny_objective
 
 SETTINGS = TrainSettings(
@@ -146,6 +147,7 @@ import tests.conftest
 from tests.tiny import Rows, tiny_objective
 from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
+from tasks.engine.state import History
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 settings = TrainSettings(steps=120, batch_size=8, checkpoint_every=5, log_every=4, ema_decay=0.9)
 objective = tiny_objective("declutr")

@@ -18,7 +18,14 @@ from models.settings import Settings, setting
 from tasks.checks.suites import among, between
 from tasks.config import Validate
 from tasks.corpora.duplicates import hash64
-from tasks.modalities.text.quality.hashed_words import blocks, class_shares, distinct, sequences, vocabulary, words
+from tasks.modalities.text.quality.hashed_words import (
+    blocks,
+    class_shares,
+    distinct,
+    sequences,
+    vocabulary,
+    words,
+)
 from tasks.modalities.text.records import content
 
 if TYPE_CHECKING:  # numpy and pyarrow cost a light command 0.3 s, great_expectations 4 s
