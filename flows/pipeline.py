@@ -176,6 +176,7 @@ def _publish(recipe: str, folder: Path, run: Any, outcomes: dict[str, str]) -> N
     import json
 
     rows = []
+    versions = _versions(folder)
     for address, outcome in outcomes.items():
         stage, _, name = address.partition("@")
         record = folder / layout.record(name, stage)
@@ -184,12 +185,24 @@ def _publish(recipe: str, folder: Path, run: Any, outcomes: dict[str, str]) -> N
         rows.append({"stage": address, "outcome": outcome, "seconds": seconds})
         made_by = facts.get("mlflow_run_id")
         origin = "" if outcome == "ran" or not made_by else f", made by {made_by}"
-        run.tags({f"stage.{address}": outcome + origin})
+        run.tags({f"stage.{address}": outcome + origin, **versions.get(address, {})})
         metrics = folder / layout.metrics(name, stage)
         if name == recipe and metrics.exists():
             numbers = json.loads(metrics.read_text())
             run.log({f"{stage}.{metric}": value for metric, value in numbers.items()}, 0)
     pages.summary(recipe, rows)
+
+
+def _versions(folder: Path) -> dict[str, dict[str, str]]:
+    """DVC's hashes of what each stage made, as tags."""
+    from ruamel.yaml import YAML
+
+    lock = folder / "dvc.lock"
+    stages = (YAML(typ="safe").load(lock) or {}).get("stages", {}) if lock.exists() else {}
+    return {
+        address: {f"dvc.{out['path']}": out["md5"] for out in entry.get("outs", ()) if "md5" in out}
+        for address, entry in stages.items()
+    }
 
 
 # ---------------------------------------------------------------- the command line

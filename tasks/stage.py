@@ -151,7 +151,7 @@ def execute(stage: str, name: str, work: Work, inputs: Inputs, config: configura
         shown |= configuration.plain(part)
     key = work_key(stage, name, shown, files)
     began = time.perf_counter()
-    with tracking.stage_run(stage, name, shown, key) as journal:
+    with tracking.stage_run(stage, name, shown, key, tags=_versions_of(files)) as journal:
         for path in files:
             if path.name == "manifest.json":
                 journal.dataset(str(path.parent), _digest(path)[:32], str(path.parent), stage)
@@ -181,6 +181,21 @@ def work_key(stage: str, name: str, settings: Mapping[str, Any], files: Sequence
                 f"{path} is missing; make it and what comes before with `dvc repro {stage}@{name}`"
             ) from None
     return digest.hexdigest()[:32]
+
+
+def _versions_of(files: Sequence[Path]) -> dict[str, str]:
+    """DVC's hash of every stage output that the files are part of, by its path."""
+    lock = Path("dvc.lock")
+    if not lock.exists():
+        return {}
+    stages = configuration.read_yaml(lock).get("stages", {}).values()
+    made = {out["path"]: out.get("md5", "") for entry in stages for out in entry.get("outs", ())}
+    return {
+        f"dvc.{path}": made[path]
+        for file in files
+        for path in (str(file), *map(str, file.parents))
+        if made.get(path)
+    }
 
 
 def _digest(path: Path) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 
-from models import heads
+from models import heads, pooling
+from models.attention import PRODUCTS
 from tests.tiny import TINY, VOCABULARY_SIZE, tiny_model
 
 CLASSIFY = "AutoModelForSequenceClassification"
@@ -26,13 +29,16 @@ def bert(tmp_path: Path) -> Path:
 def built(
     source: Path, pooling: str, *, pretrained: bool = True, head: str = CLASSIFY
 ) -> transformers.PreTrainedModel:
-    return heads.build(head, source, LABELS, pretrained=pretrained, padding=0, seed=0, pooling=pooling).eval()
+    return heads.build(
+        head, source, LABELS, pretrained=pretrained, padding=0, seed=0, pools_by=pooling
+    ).eval()
 
 
 @torch.no_grad()
 def test_the_first_token_begins_as_the_mean_of_the_real_ones(bert: Path) -> None:
     model = built(bert, "mean")
-    below, above = model.base_model(IDS, attention_mask=MASK, output_hidden_states=True).hidden_states[-2:]
+    above = model.base_model(IDS, attention_mask=MASK).last_hidden_state
+    below = heads.encoder(bert, pretrained=True, seed=0)(IDS, attention_mask=MASK).last_hidden_state
     weights = MASK[..., None].float()
     mean = (below * weights).sum(1) / weights.sum(1)
     norm = torch.nn.functional.layer_norm
@@ -40,12 +46,31 @@ def test_the_first_token_begins_as_the_mean_of_the_real_ones(bert: Path) -> None
     torch.testing.assert_close(above[:, 0], expected, atol=1e-4, rtol=1e-4)
 
 
-@torch.no_grad()
-def test_the_layers_below_are_those_of_the_encoder(bert: Path) -> None:
-    encoder = heads.encoder(bert, pretrained=True, seed=0)
-    expected = encoder(IDS, attention_mask=MASK).last_hidden_state
-    hidden = built(bert, "mean").base_model(IDS, attention_mask=MASK, output_hidden_states=True).hidden_states
-    torch.testing.assert_close(hidden[-2], expected)
+@pytest.mark.parametrize("architecture", pooling.FIRST_TOKEN)
+@pytest.mark.parametrize("pools_by", ["mean", "first"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa", PRODUCTS])
+def test_computing_the_first_token_alone_changes_neither_logits_nor_gradients(
+    tmp_path: Path, architecture: str, pools_by: str, attention: str
+) -> None:
+    config = transformers.AutoConfig.for_model(
+        architecture, vocab_size=VOCABULARY_SIZE, pad_token_id=0, max_position_embeddings=20, **TINY["bert"]
+    )
+    heads.save(transformers.AutoModel.from_config(config), tmp_path / "encoder")
+    short = built(tmp_path / "encoder", pools_by)
+    for weight in short.parameters():  # an averaging layer at its start would not notice a wrong query
+        weight.data += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    whole = copy.deepcopy(short)
+    base: Any = whole.base_model
+    del vars(base.encoder.layer[-1])["forward"]
+    logits = []
+    for model in (short, whole):
+        model.set_attn_implementation(attention)
+        logits.append(model(IDS, attention_mask=MASK).logits)
+        logits[-1].square().sum().backward()
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=1e-4)
+    for mine, theirs in zip(short.parameters(), whole.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-4, rtol=1e-3)
 
 
 @torch.no_grad()
@@ -53,7 +78,8 @@ def test_a_folder_with_the_averaging_layer_opens_without_our_code(bert: Path, tm
     model = built(bert, "mean")
     heads.save(model, tmp_path / "saved")
     opened = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
-    assert torch.equal(opened(IDS, attention_mask=MASK).logits, model(IDS, attention_mask=MASK).logits)
+    expected = model(IDS, attention_mask=MASK).logits
+    torch.testing.assert_close(opened(IDS, attention_mask=MASK).logits, expected)
 
 
 @pytest.mark.parametrize("pretrained", [True, False])

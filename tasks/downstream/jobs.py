@@ -218,7 +218,7 @@ def _finetune(job: Job) -> Iterator[Outcome]:
             pretrained=job.arm.pretrained,
             padding=job.task.padding,
             seed=seed,
-            pooling=job.settings.pooling,
+            pools_by=job.settings.pooling,
         )
         chosen, scores = supervised.fit(
             kind,

