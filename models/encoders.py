@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from models.attention import packed_mask, packed_positions
 
@@ -39,13 +41,31 @@ def build(
         made: PreTrainedModel = factory.from_config(architecture_config(str(architecture), config))
         return made
     try:
-        loaded: PreTrainedModel = factory.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
+        with quiet():
+            loaded: PreTrainedModel = factory.from_pretrained(
+                source, use_safetensors=True, dtype=torch.float32
+            )
     except (OSError, ValueError) as error:
         raise UnknownEncoder(
             f"cannot load weights from {source!r}: {str(error).splitlines()[0]} Name a folder written by "
             "save_pretrained (config.json and model.safetensors), or a model that this machine can download."
         ) from error
-    return loaded
+    return cast("PreTrainedModel", loaded)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence bars, and the report that some heads are new and others unused: both are meant here."""
+    verbosity: Any = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def architecture_config(architecture: str, settings: Mapping[str, Any]) -> Any:

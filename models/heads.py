@@ -8,20 +8,18 @@ GPT-2 the last token that is no padding. `models.pooling` makes the first token 
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
-from transformers.utils import logging as transformers_logging
 
 from models import pooling
+from models.encoders import quiet
 from models.objectives import Batch, Objective, Step
 
 IGNORED = -100
@@ -120,18 +118,3 @@ def save(model: PreTrainedModel, folder: Path) -> None:
     """`save_pretrained`, from the processor and without its progress bar."""
     with quiet():
         nn.Module.to(model, "cpu").save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the report that heads are new and pretraining's heads unused: both are meant here."""
-    verbosity: Any = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

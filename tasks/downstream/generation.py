@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from models import attention, heads
+from models import attention, encoders, heads
 from tasks.downstream.rows import device
 from tasks.engine.precision import autocast
 
@@ -54,7 +54,7 @@ def report(
     scores, samples = [], []
     for arm, folder in arms.items():
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        with heads.quiet():
+        with encoders.quiet():
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         torch.nn.Module.to(model, device())
         for slot in slots:
