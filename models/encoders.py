@@ -50,7 +50,7 @@ def build(
             f"cannot load weights from {source!r}: {str(error).splitlines()[0]} Name a folder written by "
             "save_pretrained (config.json and model.safetensors), or a model that this machine can download."
         ) from error
-    return cast("PreTrainedModel", loaded)
+    return loaded
 
 
 @contextlib.contextmanager
