@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,4 +63,5 @@ def world() -> Iterator[World]:
     try:
         yield World(dist.get_rank(), size, device)
     finally:
+        gc.collect()  # what is left of DDP would wait for ever for a group that is gone
         dist.destroy_process_group()

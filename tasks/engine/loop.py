@@ -101,16 +101,23 @@ def train(
     if not settings.steps:
         return History()
     with world() as ranks, termination() as asked_to_stop:
-        loop = _Loop(objective.to(ranks.device), batches, settings, ranks, seed)
-        loop.resume(checkpoints)
-        return loop.run(callbacks, evaluate, stop, asked_to_stop)
+        # without a name of its own, so that DDP is gone before its process group is
+        return _Loop(objective.to(ranks.device), batches, settings, ranks, seed, checkpoints).run(
+            callbacks, evaluate, stop, asked_to_stop
+        )
 
 
 class _Loop:
     """One call of `train`."""
 
     def __init__(
-        self, objective: Objective, batches: Batches, settings: TrainSettings, ranks: World, seed: int
+        self,
+        objective: Objective,
+        batches: Batches,
+        settings: TrainSettings,
+        ranks: World,
+        seed: int,
+        folder: Path | None,
     ) -> None:
         self.objective = objective
         self.batches = batches
@@ -119,17 +126,11 @@ class _Loop:
         self.seed = seed
         self.state = State(objective, settings)
         self.forward = _wrapped(objective, settings, ranks)
-        self.checkpoints: Checkpoints | None = None
+        self.checkpoints = Checkpoints(folder, settings.keep_checkpoints) if folder else None
+        newest = self.checkpoints.newest() if self.checkpoints else None
+        if newest is not None:
+            self.state.restore(*newest)
         self.began = time.perf_counter()
-        self.first_step = 0
-
-    def resume(self, folder: Path | None) -> None:
-        """Go on from the newest whole checkpoint in the folder, if there is one."""
-        if folder is not None:
-            self.checkpoints = Checkpoints(folder, self.settings.keep_checkpoints)
-            newest = self.checkpoints.newest()
-            if newest is not None:
-                self.state.restore(*newest)
         self.first_step = self.state.step
 
     def run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -22,28 +23,32 @@ import tests.conftest
 from pathlib import Path
 from safetensors.torch import save_file
 from tests.tiny import Rows, tiny_objective
-from tasks.engine.distributed import world
 from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
-out = Path(sys.argv[1])
-with world() as ranks:
-    for name, micro_batches in json.loads(sys.argv[2]):
-        settings = TrainSettings(
-            steps=6, batch_size=8, log_every=1, precision="float32", micro_batches=micro_batches if ranks.size > 1 else 1
-        )
-        objective = tiny_objective(name)
-        history = train(objective, Rows(objective.reads), settings, seed=3)
-        if ranks.is_first:
-            (out / f"{name}-{micro_batches}.json").write_text(json.dumps(history.train))
-            state = {k: v.contiguous().clone() for k, v in objective.state_dict().items()}
-            save_file(state, out / f"{name}-{micro_batches}.safetensors")
+out, size = Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", "1"))
+for number, (name, micro_batches) in enumerate(json.loads(sys.argv[2])):
+    os.environ["MASTER_PORT"] = sys.argv[3 + number]  # train opens and closes the group each time
+    parts = micro_batches if size > 1 else 1
+    settings = TrainSettings(steps=6, batch_size=8, log_every=1, precision="float32", micro_batches=parts)
+    objective = tiny_objective(name)
+    history = train(objective, Rows(objective.reads), settings, seed=3)
+    if os.environ.get("RANK", "0") == "0":
+        (out / f"{name}-{micro_batches}.json").write_text(json.dumps(history.train))
+        state = {k: v.contiguous().clone() for k, v in objective.state_dict().items()}
+        save_file(state, out / f"{name}-{micro_batches}.safetensors")
 """
 
 
+def free_ports(count: int) -> list[str]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [str(probe.getsockname()[1]) for probe in probes]
+
+
 def train_in(num_processes: int, out: Path) -> Path:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    ports = free_ports(len(CASES))
     out.mkdir()
     processes = []
     for rank in range(num_processes):
@@ -51,9 +56,9 @@ def train_in(num_processes: int, out: Path) -> Path:
         if num_processes > 1:
             env |= {
                 "RANK": str(rank), "WORLD_SIZE": str(num_processes), "LOCAL_RANK": str(rank),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                "MASTER_ADDR": "127.0.0.1",
             }  # fmt: skip
-        arguments = [sys.executable, "-c", SCRIPT, str(out), json.dumps(CASES)]
+        arguments = [sys.executable, "-c", SCRIPT, str(out), json.dumps(CASES), *ports]
         processes.append(subprocess.Popen(arguments, env=env))
     assert [process.wait(120) for process in processes] == [0] * num_processes
     return out
