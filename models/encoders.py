@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from models import last_layer
 from models.attention import packed_mask, packed_positions
 
 
@@ -126,9 +127,14 @@ def token_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 
 
 def encode_packed(
-    encoder: PreTrainedModel, input_ids_BL: Tensor, document_ids_BL: Tensor | None, *, is_causal: bool = False
+    encoder: PreTrainedModel,
+    input_ids_BL: Tensor,
+    document_ids_BL: Tensor | None,
+    *,
+    is_causal: bool = False,
+    positions_BK: Tensor | None = None,
 ) -> Tensor:
-    """Features [B, L, D] of packed rows.
+    """Features of packed rows, [B, L, D], or [B, K, D] where positions are given.
 
     Args:
         encoder: a model of token sequences.
@@ -137,6 +143,7 @@ def encode_packed(
             then see only themselves and count positions from their own start. None lets attention
             cross their borders.
         is_causal: whether the architecture looks at earlier tokens only.
+        positions_BK: the positions that are read.
     """
     packing = {}
     if document_ids_BL is not None:
@@ -145,8 +152,18 @@ def encode_packed(
             "attention_mask": packed_mask(document_ids_BL, encoder.dtype, is_causal=is_causal),
             "position_ids": positions_BL + _first_position(encoder),
         }
-    features: Tensor = encoder(input_ids=input_ids_BL, **packing).last_hidden_state
-    return features
+    return encode(encoder, positions_BK, input_ids=input_ids_BL, **packing)
+
+
+def encode(encoder: PreTrainedModel, positions_BK: Tensor | None, **inputs: Tensor) -> Tensor:
+    """Features at the positions, [B, K, D], as cheaply as the architecture allows; all where None."""
+    if positions_BK is not None and last_layer.can_restrict(encoder):
+        with last_layer.only_at(encoder, positions_BK):
+            return cast("Tensor", encoder(**inputs).last_hidden_state)
+    features_BLD = cast("Tensor", encoder(**inputs).last_hidden_state)
+    if positions_BK is None:
+        return features_BLD
+    return features_BLD.gather(1, positions_BK.unsqueeze(-1).expand(-1, -1, features_BLD.shape[-1]))
 
 
 def _first_position(encoder: PreTrainedModel) -> int:

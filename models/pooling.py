@@ -15,20 +15,19 @@ of one position instead of all, which pays for the added layer.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-FIRST_TOKEN = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+from models import last_layer
+
 # Weight of the mean against the first token itself, which the residual connection adds.
 _GAIN = 10.0
 
 
 def reads_first_token(head: str, config: PretrainedConfig) -> bool:
     """Whether the head classifies rows by their first token, in an architecture of BERT's build."""
-    return head.endswith("SequenceClassification") and config.model_type in FIRST_TOKEN
+    return head.endswith("SequenceClassification") and config.model_type in last_layer.ARCHITECTURES
 
 
 @torch.no_grad()
@@ -58,29 +57,4 @@ def _scale_identity(module: nn.Module, gain: float) -> None:
 
 def compute_first_token_only(model: PreTrainedModel) -> None:
     """Let the last layer compute its first position alone; what is saved does not change."""
-    base: Any = model.base_model
-    layer = base.encoder.layer[-1]
-    attention = layer.attention.self
-    num_heads, width = attention.num_attention_heads, attention.attention_head_size
-
-    def forward(
-        hidden_BLD: Tensor, attention_mask: Tensor | None = None, *rest: Any, **options: Any
-    ) -> Tensor:
-        first_B1D = hidden_BLD[:, :1]
-        query_BH1W, key_BHLW, value_BHLW = (
-            part.unflatten(-1, (num_heads, width)).transpose(1, 2)
-            for part in (attention.query(first_B1D), attention.key(hidden_BLD), attention.value(hidden_BLD))
-        )
-        scores_BH1L = ((query_BH1W * attention.scaling) @ key_BHLW.transpose(2, 3)).float()
-        if attention_mask is not None:
-            mask_B11L = attention_mask[:, :, :1]
-            if mask_B11L.dtype == torch.bool:
-                scores_BH1L = scores_BH1L.masked_fill(~mask_B11L, torch.finfo(scores_BH1L.dtype).min)
-            else:
-                scores_BH1L = scores_BH1L + mask_B11L
-        weights_BH1L = attention.dropout(scores_BH1L.softmax(-1)).to(value_BHLW.dtype)
-        seen_B1D = (weights_BH1L @ value_BHLW).transpose(1, 2).flatten(2)
-        out_B1D: Tensor = layer.feed_forward_chunk(layer.attention.output(seen_B1D, first_B1D))
-        return out_B1D
-
-    layer.forward = forward
+    last_layer.restrict(model, last_layer.first)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from models import heads, pooling
+from models import heads, last_layer
 from models.attention import PRODUCTS
 from tests.tiny import TINY, VOCABULARY_SIZE, tiny_model
 
@@ -46,7 +46,7 @@ def test_the_first_token_begins_as_the_mean_of_the_real_ones(bert: Path) -> None
     torch.testing.assert_close(above[:, 0], expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", pooling.FIRST_TOKEN)
+@pytest.mark.parametrize("architecture", last_layer.ARCHITECTURES)
 @pytest.mark.parametrize("pools_by", ["mean", "first"])
 @pytest.mark.parametrize("attention", ["eager", "sdpa", PRODUCTS])
 def test_computing_the_first_token_alone_changes_neither_logits_nor_gradients(

@@ -4,8 +4,8 @@ BERT: Pre-training of Deep Bidirectional Transformers, Devlin et al. 2019, secti
 https://arxiv.org/abs/1810.04805.
 
 Differs from the paper: no next-sentence prediction (Liu et al. 2019, RoBERTa, section 4.2), and
-rows are packed with whole documents that do not see each other. The vocabulary head runs on the
-hidden positions only, which changes nothing but the time.
+rows are packed with whole documents that do not see each other. The last layer and the vocabulary
+head run on the hidden positions only, which changes nothing but the time.
 
 Legend: B rows, L tokens per row, K hidden tokens per row, D width, V vocabulary.
 """
@@ -55,9 +55,10 @@ class MaskedLM(Objective):
     def forward(self, batch: Batch) -> Step:
         """Mean over hidden tokens; `accuracy` is the share of them that is guessed right."""
         masked = self.mask(batch["input_ids"], batch["key"])
-        features_BLD = encode_packed(self.encoder, masked.input_ids, batch.get("document_ids"))
-        index_BKD = masked.positions.unsqueeze(-1).expand(-1, -1, features_BLD.shape[-1])
-        scores_BKV = token_head(self.model)(features_BLD.gather(1, index_BKD))
+        features_BKD = encode_packed(
+            self.encoder, masked.input_ids, batch.get("document_ids"), positions_BK=masked.positions
+        )
+        scores_BKV = token_head(self.model)(features_BKD)
         return cross_entropy(scores_BKV, masked.labels)
 
     def mask(self, input_ids_BL: Tensor, key_B: Tensor) -> MaskedTokens:
