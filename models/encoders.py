@@ -157,7 +157,8 @@ def encode_packed(
 
 def encode(encoder: PreTrainedModel, positions_BK: Tensor | None, **inputs: Tensor) -> Tensor:
     """Features at the positions, [B, K, D], as cheaply as the architecture allows; all where None."""
-    if positions_BK is not None and last_layer.can_restrict(encoder):
+    is_plain = not torch.compiler.is_compiling()  # compiled code cannot exchange a layer's forward
+    if positions_BK is not None and is_plain and last_layer.can_restrict(encoder):
         with last_layer.only_at(encoder, positions_BK):
             return cast("Tensor", encoder(**inputs).last_hidden_state)
     features_BLD = cast("Tensor", encoder(**inputs).last_hidden_state)
