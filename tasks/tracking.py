@@ -306,7 +306,9 @@ class Sender:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
             at = (layout.scratch() / "mlartifacts").as_uri() if self._uri.startswith("sqlite:") else None
             with contextlib.suppress(MlflowException):  # it is there, or another machine was faster
-                self._client.create_experiment(name, at)
+                # without the tag MLflow's pages open on traces of language models, not on runs
+                kind = {"mlflow.experimentKind": "custom_model_development"}
+                self._client.create_experiment(name, at, kind)
             experiment = self._client.get_experiment_by_name(name)
             assert experiment is not None, "made above, or there before"
             self._experiment_id = experiment.experiment_id
