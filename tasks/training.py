@@ -160,7 +160,8 @@ def leave(folder: Path, objective: Objective, history: History, prepared: Path, 
     if int(os.environ.get("RANK", "0")):
         return
     objective.to("cpu")
-    objective.model.save_pretrained(folder / "model")
+    with encoders.quiet():
+        objective.model.save_pretrained(folder / "model")
     modalities.tensors(modality).finish(prepared, folder / "model")
     heads = {name: value for name, value in objective.state_dict().items() if not name.startswith("model.")}
     save_file(heads, folder / HEADS)
