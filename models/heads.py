@@ -20,9 +20,8 @@ from transformers.models.auto import modeling_auto
 
 from models import pooling
 from models.encoders import quiet
+from models.masks import IGNORED
 from models.objectives import Batch, Objective, Step
-
-IGNORED = -100
 
 
 class Supervised(Objective):

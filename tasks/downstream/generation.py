@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from models import attention, encoders, heads
+from models.masks import IGNORED
 from tasks.downstream.rows import device
 from tasks.engine.precision import autocast
 
@@ -109,15 +110,15 @@ def perplexity(
         mask_BL = torch.nn.utils.rnn.pad_sequence([torch.ones_like(p) for p in part], True).to(model.device)
         with autocast("auto", model.device):
             logits_BLV: Tensor = model(input_ids=ids_BL, attention_mask=mask_BL).logits
-        targets_BL = ids_BL.masked_fill(mask_BL == 0, heads.IGNORED)[:, 1:]
+        targets_BL = ids_BL.masked_fill(mask_BL == 0, IGNORED)[:, 1:]
         loss = torch.nn.functional.cross_entropy(
             logits_BLV[:, :-1].float().flatten(0, 1),
             targets_BL.flatten(),
-            ignore_index=heads.IGNORED,
+            ignore_index=IGNORED,
             reduction="sum",
         )
         nats += float(loss)
-        tokens += int((targets_BL != heads.IGNORED).sum())
+        tokens += int((targets_BL != IGNORED).sum())
     return {
         "perplexity": math.exp(nats / tokens),
         "bits_per_character": nats / math.log(2) / max(characters, 1),

@@ -117,25 +117,22 @@ def test_evaluations_are_kept_and_may_end_the_run() -> None:
     assert history.evaluations == [{"step": 4, "score": 4.0}, {"step": 8, "score": 8.0}]
 
 
+def distance_from_start(objective: Objective) -> float:
+    start = weights(tiny_objective("masked_lm"))
+    return sum(float((a - b).square().sum()) for a, b in zip(weights(objective), start, strict=True))
+
+
 def test_averaged_weights_are_what_remains() -> None:
     plain, _ = run("masked_lm", SETTINGS)
     averaged, _ = run("masked_lm", dataclasses.replace(SETTINGS, ema_decay=0.99))
-    start = tiny_objective("masked_lm")
-    distance = [
-        sum(float((a - b).square().sum()) for a, b in zip(weights(o), weights(start), strict=True))
-        for o in (plain, averaged)
-    ]
+    distance = [distance_from_start(objective) for objective in (plain, averaged)]
     assert 0 < distance[1] < 0.5 * distance[0]
 
 
 def test_pull_to_initial_holds_the_weights_back() -> None:
     free, _ = run("masked_lm", SETTINGS)
     pulled, _ = run("masked_lm", dataclasses.replace(SETTINGS, pull_to_initial=10.0))
-    start = tiny_objective("masked_lm")
-    distance = [
-        sum(float((a - b).square().sum()) for a, b in zip(weights(o), weights(start), strict=True))
-        for o in (free, pulled)
-    ]
+    distance = [distance_from_start(objective) for objective in (free, pulled)]
     assert distance[1] < 0.5 * distance[0]
 
 
