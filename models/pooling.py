@@ -57,4 +57,4 @@ def _scale_identity(module: nn.Module, gain: float) -> None:
 
 def compute_first_token_only(model: PreTrainedModel) -> None:
     """Let the last layer compute its first position alone; what is saved does not change."""
-    last_layer.restrict(model, last_layer.first)
+    last_layer.install(model, first_only=True)

@@ -59,6 +59,7 @@ def test_settings_are_frozen_and_complete(tmp_path: Path) -> None:
         recipe.pretrain.steps = 3  # type: ignore[misc]
     assert config.plain(recipe)["pretrain"]["objective"] == {
         "name": "masked_lm", "mask_probability": 0.15, "mask_share": 0.8, "random_share": 0.1, "whole_words": False,
+        "chunk_tokens": 1024,
     }  # fmt: skip
 
 

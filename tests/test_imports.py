@@ -33,7 +33,7 @@ def test_imports_flow_one_way(path: Path) -> None:
 @pytest.mark.parametrize(
     ("tool", "places"),
     [
-        ("mlflow", {"tasks/tracking.py"}),
+        ("mlflow", {"tasks/mlflow_runs.py"}),
         ("prefect", {"flows"}),
         ("dvc", {"flows"}),
         ("great_expectations", {"tasks"}),

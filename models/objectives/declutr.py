@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from models.counter import bits
-from models.encoders import token_head
 from models.gather import gather, rank
 from models.objectives import Batch, Step
-from models.objectives.masked_lm import MaskedLM, MaskedLMSettings, cross_entropy
+from models.objectives.masked_lm import MaskedLM, MaskedLMSettings
 from models.settings import setting
 
 
@@ -51,7 +50,7 @@ class DeCLUTR(MaskedLM):
         ).last_hidden_state
         contrast, found = nt_xent(mean_pool(features_2BSD, is_token_2BS), self.settings.temperature)
         index_2BKD = masked.positions.unsqueeze(-1).expand(-1, -1, features_2BSD.shape[-1])
-        language = cross_entropy(token_head(self.model)(features_2BSD.gather(1, index_2BKD)), masked.labels)
+        language = self.predict(features_2BSD.gather(1, index_2BKD), masked.labels)
         metrics = {
             "contrast_loss": contrast.detach(),
             "contrast_accuracy": found,

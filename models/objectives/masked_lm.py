@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from models import last_layer
 from models.encoders import encode_packed, token_head
 from models.masks import IGNORED, MaskedTokens, mask_tokens
 from models.objectives import Batch, Objective, Step
 from models.settings import Settings, setting
+from models.token_loss import token_loss
 from models.vocabulary import Vocabulary
 
 
@@ -32,6 +34,7 @@ class MaskedLMSettings(Settings):
     mask_share: float = setting(0.8, "Share of those that become the mask token.", ge=0, le=1)
     random_share: float = setting(0.1, "Share of those that become a random token.", ge=0, le=1)
     whole_words: bool = setting(False, "Hide all pieces of a word or none.")
+    chunk_tokens: int = setting(1024, "Tokens whose scores over the vocabulary are held at once.", ge=1)
 
 
 class MaskedLM(Objective):
@@ -46,6 +49,7 @@ class MaskedLM(Objective):
     def __init__(self, model: PreTrainedModel, settings: MaskedLMSettings, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.model = model
+        last_layer.install(model)
         self.settings = settings
         self.mask_id = vocabulary.require_mask_id()
         self.pad_id = vocabulary.pad_id
@@ -58,8 +62,16 @@ class MaskedLM(Objective):
         features_BKD = encode_packed(
             self.encoder, masked.input_ids, batch.get("document_ids"), positions_BK=masked.positions
         )
-        scores_BKV = token_head(self.model)(features_BKD)
-        return cross_entropy(scores_BKV, masked.labels)
+        return self.predict(features_BKD, masked.labels)
+
+    def predict(self, features_BKD: Tensor, labels_BK: Tensor) -> Step:
+        """The step of guessing the labels from the features, weighted by the tokens that count."""
+        transform, head = token_head(self.model)
+        total, right = token_loss(
+            transform(features_BKD).flatten(0, 1), head, labels_BK.flatten(), self.settings.chunk_tokens
+        )
+        count = (labels_BK != IGNORED).sum()
+        return Step(total / count.clamp(min=1), {"accuracy": right / count.clamp(min=1)}, count.float())
 
     def mask(self, input_ids_BL: Tensor, key_B: Tensor) -> MaskedTokens:
         """Hide tokens of each row, as its key says."""
@@ -76,14 +88,3 @@ class MaskedLM(Objective):
             replace=(self.settings.mask_share, self.settings.random_share),
             word_BL=word_BL,
         )
-
-
-def cross_entropy(scores_BKV: Tensor, labels_BK: Tensor) -> Step:
-    """The step of a token prediction, weighted by the tokens that count."""
-    known = labels_BK != IGNORED
-    count = known.sum()
-    scores = scores_BKV.flatten(0, 1).float()
-    total = nn.functional.cross_entropy(scores, labels_BK.flatten(), ignore_index=IGNORED, reduction="sum")
-    right = (scores.detach().argmax(-1) == labels_BK.flatten()).sum()
-    mean = total / count.clamp(min=1)
-    return Step(mean, {"accuracy": right / count.clamp(min=1)}, count.float())

@@ -27,6 +27,7 @@ from tasks.engine.checkpoint import Checkpoints
 from tasks.engine.distributed import World, world
 from tasks.engine.interrupt import Interrupted, termination
 from tasks.engine.loader import Batches
+from tasks.engine.memory import keep_freed_memory
 from tasks.engine.precision import autocast
 from tasks.engine.schedule import learning_rate
 from tasks.engine.settings import TrainSettings
@@ -100,6 +101,7 @@ def train(
     """
     if not settings.steps:
         return History()
+    keep_freed_memory()
     with world() as ranks, termination() as asked_to_stop:
         # without a name of its own, so that DDP is gone before its process group is
         return _Loop(objective.to(ranks.device), batches, settings, ranks, seed, checkpoints).run(

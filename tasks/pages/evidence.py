@@ -19,7 +19,8 @@ STAGES = ("ingest", "validate", "prepare", "pretrain", "adapt", "finetune")
 TRAINING_STAGES = ("pretrain", "adapt")
 SLOTS = ("general", "domain", "tasks")
 Json = dict[str, Any]
-Rows = Sequence[Mapping[str, Any]]
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
 
 
 @dataclass(frozen=True, kw_only=True)

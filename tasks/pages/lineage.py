@@ -20,9 +20,13 @@ class Cost:
     samples: float | None
     units: float | None
     unit: str
-    rate: float | None
     device: str
     memory: float | None
+
+    @property
+    def rate(self) -> float | None:
+        """Units per second."""
+        return self.units / self.seconds if self.units and self.seconds else None
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,6 @@ def costs(records: Mapping[str, Mapping[str, Any]]) -> list[Cost]:
             samples=record.get("samples"),
             units=record.get("units"),
             unit=str(record.get("unit") or ""),
-            rate=record.get("units_per_second"),
             device=str(record.get("device") or ""),
             memory=record.get("peak_memory_bytes"),
         )

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.pages.evidence import Row
 from tasks.pages.scores import TaskScores, arm_name, budget_name, method_name
+from tasks.pages.wording import OTHER
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_CLASSES = 30
-OTHER = "other"
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

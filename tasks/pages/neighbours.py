@@ -8,11 +8,12 @@ the share of true neighbours with the same label is given beside it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.pages.wording import excerpt
+from tasks.pages.evidence import Row
+from tasks.pages.wording import OTHER, excerpt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 MOST_GROUPS = 14
 MOST_QUERIES = 6
 MOST_COMPARED = 2000
-OTHER = "other"
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)

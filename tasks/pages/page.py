@@ -43,9 +43,10 @@ def render(evidence: Evidence, plots: Path) -> str:
     )
     environment.filters |= {
         "count": wording.count, "short": wording.short, "duration": wording.duration,
-        "number": wording.number, "memory": wording.memory, "percent": wording.percent,
-        "words": wording.words, "unbroken": wording.unbroken, "arm": arm_name, "method": method_name,
-        "budget": budget_name, "metric": metric_name,
+        "pace": wording.pace, "number": wording.number, "memory": wording.memory,
+        "percent": wording.percent, "words": wording.words, "unbroken": wording.unbroken,
+        "with_code": wording.with_code, "arm": arm_name, "method": method_name, "budget": budget_name,
+        "metric": metric_name,
     }  # fmt: skip
     tasks = by_task(evidence.summary)
     spent = costs(evidence.records)

@@ -8,6 +8,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+OTHER = "other"  # the name under which rare labels are shown together
+
 
 def count(value: Any) -> str:
     """An integer with separators; a dash for nothing."""
@@ -35,6 +37,14 @@ def duration(seconds: Any) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {left} s" if minutes else f"{left} s"
+
+
+def pace(rate: float, unit: str) -> str:
+    """Units per second, `2,206 records per second`; where a unit takes longer than that, `4.3 s per run`."""
+    if rate < 1:
+        one = re.sub(r"s\b", "", unit, count=1)  # of plurals such as `runs` or `seconds of audio`
+        return f"{duration(1 / rate)} per {one}"
+    return f"{short(rate) if rate >= 10 else number(rate)} {unit} per second"
 
 
 def number(value: Any) -> str:
@@ -69,6 +79,11 @@ def unbroken(sentence: str) -> Markup:
     """The sentence as HTML, with per cent signs tied to their numbers and no line ended in a hyphen."""
     escaped = str(escape(sentence)).replace(" %", "\u00a0%")
     return Markup(re.sub(r"\b\w+-\w+\b", r'<span class="nb">\g<0></span>', escaped))
+
+
+def with_code(sentence: str) -> Markup:
+    """The sentence as HTML, with names between backticks set as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
 
 
 def excerpt(text: Any, most: int = 180) -> str:

@@ -1,103 +1,106 @@
-"""Contestants of a speed comparison take turns in one process, so that a noisy machine is noisy for all.
+"""Contestants of a speed comparison take turns, so that a noisy machine is noisy for all.
 
-Each contestant is a training loop of its own in a thread of its own. It calls `Turn.step()` after
-every optimizer step; after a lap of steps the baton goes to the next contestant. The median over
-laps is quoted, with ratios per wall second and per CPU second.
+Each contestant is a training loop of its own in a process of its own, as a user would run it. It
+calls `Turn.step()` after every optimizer step; after a lap of steps the baton goes to the next
+contestant, and it sleeps. The median over laps is quoted, with ratios per wall second and per CPU
+second.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
-import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-
-class Finished(Exception):
-    """Raised into a contestant's loop when all laps are run."""
+from multiprocessing.connection import Connection
 
 
 @dataclass
 class Turn:
-    """One contestant's place in the queue."""
+    """One contestant's side of the baton."""
 
     steps_per_lap: int
-    num_laps: int
-    warmup_laps: int
-    mine: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    done: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
+    baton: Connection
     steps: int = 0
-    error: BaseException | None = None
 
     def begin(self) -> None:
         """Wait for the first turn."""
-        self.mine.acquire()
-        self._start()
+        self.baton.recv()
+        self.wall_start, self.cpu_start = time.perf_counter(), time.process_time()
 
     def step(self) -> None:
-        """Count a step; at the end of a lap hand the baton on and wait."""
+        """Count a step; at the end of a lap hand the baton on, with the lap's seconds, and wait."""
         self.steps += 1
         if self.steps % self.steps_per_lap:
             return
-        self.wall.append(time.perf_counter() - self.wall_start)
-        self.cpu.append(time.process_time() - self.cpu_start)
-        if len(self.wall) == self.num_laps + self.warmup_laps:
-            raise Finished
-        self.done.release()
-        self.mine.acquire()
-        self._start()
+        self.baton.send((time.perf_counter() - self.wall_start, time.process_time() - self.cpu_start))
+        self.begin()
 
-    def _start(self) -> None:
-        self.wall_start, self.cpu_start = time.perf_counter(), time.process_time()
+
+@dataclass
+class Contestant:
+    """One contestant as the race sees it."""
+
+    process: multiprocessing.process.BaseProcess
+    baton: Connection
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
 
 
 def race(contestants: Mapping[str, Callable[[Turn], None]], *, units_per_step: float, unit: str) -> None:
     """Run all contestants in turns and print the table; the first one is ours."""
-    parser = argparse.ArgumentParser(description="Speed comparison, interleaved in one process.")
+    parser = argparse.ArgumentParser(description="Speed comparison, interleaved.")
     parser.add_argument("--steps", type=int, default=5, help="optimizer steps per lap")
     parser.add_argument("--laps", type=int, default=7, help="counted laps")
     parser.add_argument("--warmup", type=int, default=2, help="laps that are not counted")
     arguments = parser.parse_args()
-    turns = {name: Turn(arguments.steps, arguments.laps, arguments.warmup) for name in contestants}
-    threads = [
-        threading.Thread(target=_run, args=(loop, turns[name]), daemon=True)
-        for name, loop in contestants.items()
-    ]
-    for thread in threads:
-        thread.start()
-    for lap in range(arguments.laps + arguments.warmup):
-        for name, turn in turns.items():
-            turn.mine.release()
-            turn.done.acquire()
-            if turn.error:
-                raise RuntimeError(f"{name} failed") from turn.error
-            print(f"\rlap {lap + 1}: {name:<40}", end="", flush=True)
+    running = {name: _start(loop, arguments.steps) for name, loop in contestants.items()}
+    try:
+        for lap in range(arguments.laps + arguments.warmup):
+            for name, contestant in running.items():
+                print(f"\rlap {lap + 1}: {name:<40}", end="", flush=True)
+                contestant.baton.send("yours")
+                said = contestant.baton.recv()
+                if isinstance(said, str):
+                    raise RuntimeError(f"{name} failed:\n{said}")
+                contestant.wall.append(said[0])
+                contestant.cpu.append(said[1])
+    finally:
+        for contestant in running.values():
+            contestant.process.kill()
     print()
-    _table(turns, arguments.warmup, units_per_step * arguments.steps, unit)
+    _table(running, arguments.warmup, units_per_step * arguments.steps, unit)
+
+
+def _start(loop: Callable[[Turn], None], steps_per_lap: int) -> Contestant:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_run, args=(loop, Turn(steps_per_lap, theirs)))
+    process.start()
+    return Contestant(process, ours)
 
 
 def _run(loop: Callable[[Turn], None], turn: Turn) -> None:
     turn.begin()
     try:
         loop(turn)
-    except Finished:
-        pass
-    except BaseException as error:
-        turn.error = error
-    turn.done.release()
+    except BaseException:
+        turn.baton.send(traceback.format_exc())
 
 
-def _table(turns: Mapping[str, Turn], warmup: int, units: float, unit: str) -> None:
-    ours = next(iter(turns.values()))
+def _table(contestants: Mapping[str, Contestant], warmup: int, units: float, unit: str) -> None:
+    ours = next(iter(contestants.values()))
     print(f"{'':40} {unit + '/s':>12} {'ours: x wall':>13} {'x CPU':>8}")
-    for name, turn in turns.items():
+    for name, contestant in contestants.items():
         pairs = [
-            (t / o, tc / oc) for t, o, tc, oc in zip(turn.wall, ours.wall, turn.cpu, ours.cpu, strict=True)
+            (wall / our_wall, cpu / our_cpu)
+            for wall, cpu, our_wall, our_cpu in zip(
+                contestant.wall, contestant.cpu, ours.wall, ours.cpu, strict=True
+            )
         ]
         wall, cpu = (statistics.median(values) for values in zip(*pairs[warmup:], strict=True))
-        rate = units / statistics.median(turn.wall[warmup:])
+        rate = units / statistics.median(contestant.wall[warmup:])
         print(f"{name:40} {rate:12,.0f} {wall:13.2f} {cpu:8.2f}")

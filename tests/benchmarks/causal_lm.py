@@ -11,98 +11,34 @@ CPU, its best setting there is bfloat16 with torch.compile.
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
+from transformers import default_data_collator
 
-from models import encoders
-from models.attention import choose
 from models.objectives.causal_lm import CausalLM
-from models.vocabulary import Vocabulary
-from tasks.engine.loop import Event, train
-from tasks.engine.settings import TrainSettings
 from tests.benchmarks.baton import Turn, race
+from tests.benchmarks.language import (
+    BATCH,
+    ENDLESS,
+    HEADS,
+    LAYERS,
+    LENGTH,
+    ROWS,
+    VOCABULARY_SIZE,
+    WIDTH,
+    build,
+    ours,
+    trainer,
+)
 
-VOCABULARY_SIZE, LENGTH, BATCH, NUM_ROWS = 8192, 128, 32, 4096
-LAYERS, HEADS, WIDTH = 4, 4, 256
-STEPS = 100_000
 ENCODER = {
     "vocab_size": VOCABULARY_SIZE, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": LENGTH,
     "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": 0,
 }  # fmt: skip
-ROWS = torch.randint(0, VOCABULARY_SIZE, (NUM_ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
-
-
-def build() -> Any:
-    return encoders.build("AutoModelForCausalLM", architecture="gpt2", source=None, config=ENCODER, seed=0)
-
-
-class Packed:
-    """The rows for our loop."""
-
-    num_samples, unit, units_per_sample = NUM_ROWS, "tokens", float(LENGTH)
-
-    def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
-        key = torch.tensor(list(positions))
-        return {"input_ids": ROWS[key % NUM_ROWS], "key": key}
-
-
-class Examples(Dataset[dict[str, Any]]):
-    """The rows as `run_clm.py` keeps them after `group_texts`."""
-
-    def __len__(self) -> int:
-        return NUM_ROWS
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        ids = ROWS[index].tolist()
-        return {"input_ids": ids, "labels": ids}
-
-
-def ours(*, compile: bool) -> Any:
-    def loop(turn: Turn) -> None:
-        model = build()
-        choose(model, LENGTH, torch.device("cpu"))
-        facts = Vocabulary(
-            torch.arange(VOCABULARY_SIZE) < 1, torch.zeros(VOCABULARY_SIZE, dtype=torch.bool), 0
-        )
-        settings = TrainSettings(
-            steps=STEPS, batch_size=BATCH, log_every=1, compile=compile, schedule="constant"
-        )
-
-        def count(event: Event) -> None:
-            turn.step()
-
-        train(CausalLM(model, CausalLM.Settings(), facts), Packed(), settings, seed=0, callbacks=[count])
-
-    return loop
-
-
-def trainer(*, bf16: bool, compile: bool) -> Any:
-    def loop(turn: Turn) -> None:
-        class Count(TrainerCallback):
-            def on_step_end(self, *arguments: Any, **more: Any) -> None:
-                turn.step()
-
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = TrainingArguments(
-                folder, per_device_train_batch_size=BATCH, max_steps=STEPS, report_to=[], save_strategy="no",
-                logging_strategy="no", disable_tqdm=True, bf16=bf16, torch_compile=compile, use_cpu=True,
-            )  # fmt: skip
-            Trainer(
-                build(),
-                arguments,
-                train_dataset=Examples(),
-                callbacks=[Count()],
-                data_collator=default_data_collator,
-            ).train()
-
-    return loop
 
 
 class Block(nn.Module):
@@ -150,7 +86,7 @@ def nanogpt(*, bf16: bool, compile: bool) -> Any:
         run = torch.compile(model) if compile else model
         context = torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
         stream = ROWS.flatten()
-        for _ in range(STEPS):
+        for _ in range(ENDLESS):
             starts = torch.randint(len(stream) - LENGTH - 1, (BATCH,))
             ids = torch.stack([stream[i : i + LENGTH] for i in starts])
             targets = torch.stack([stream[i + 1 : i + 1 + LENGTH] for i in starts])
@@ -166,12 +102,14 @@ def nanogpt(*, bf16: bool, compile: bool) -> Any:
 
 
 if __name__ == "__main__":
+    gpt2 = partial(build, "AutoModelForCausalLM", "gpt2", ENCODER)
+    peer = partial(trainer, gpt2, lambda: default_data_collator, has_labels=True)
     race(
         {
-            "ours": ours(compile=False),
-            "ours, compiled": ours(compile=True),
-            "Trainer as shipped (float32)": trainer(bf16=False, compile=False),
-            "Trainer, bfloat16 + compile": trainer(bf16=True, compile=True),
+            "ours": ours(CausalLM, gpt2, compile=False),
+            "ours, compiled": ours(CausalLM, gpt2, compile=True),
+            "Trainer as shipped (float32)": peer(bf16=False, compile=False),
+            "Trainer, bfloat16 + compile": peer(bf16=True, compile=True),
             "nanoGPT as shipped (float32)": nanogpt(bf16=False, compile=False),
             "nanoGPT, bfloat16 + compile": nanogpt(bf16=True, compile=True),
         },

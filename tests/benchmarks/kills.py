@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -90,12 +92,12 @@ def finish(project: Path, stage: str, name: str) -> float:
 
 
 def digests(project: Path) -> dict[str, str]:
-    """Hash of every output that promises the same bytes."""
+    """Hash of every output that promises the same bytes; listings hold times, reports seconds."""
     return {
         str(path.relative_to(project)): hashlib.sha256(path.read_bytes()).hexdigest()
         for folder in ("data", "runs")
         for path in sorted((project / folder).rglob("*"))
-        if path.is_file() and ".record.json" not in path.name and "report" not in path.parts
+        if path.is_file() and ".record.json" not in path.name and not {"report", "listings"} & {*path.parts}
     }
 
 
@@ -113,8 +115,6 @@ def steps_in_mlflow(project: Path) -> dict[str, dict[str, list[int]]]:
     uri = f"sqlite:///{project / '.unmask' / 'mlflow.db'}"
     command = [sys.executable, "-W", "ignore", "-c", script, uri]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=project).stdout
-    import json
-
     found: dict[str, dict[str, list[int]]] = json.loads(said.splitlines()[-1])
     return found
 
@@ -136,13 +136,19 @@ def main() -> None:
             seconds[stage, name] = finish(peace, stage, name)
         num_killed = 0
         for number, (stage, name) in enumerate(STAGES):
-            for _ in range((arguments.kills + number) // len(STAGES)):
+            wanted = (arguments.kills + number) // len(STAGES)
+            while wanted:
                 process = start(war, stage, name)
-                moment = rng.uniform(0.2, 1.0) * seconds[stage, name]
+                moment = rng.uniform(0.1, 0.9) * seconds[stage, name]
                 time.sleep(moment)
                 process.kill()
-                num_killed += process.wait() == -9
-                print(f"{stage}@{name} killed after {moment:.1f} of {seconds[stage, name]:.1f} s", flush=True)
+                if process.wait() == -signal.SIGKILL:  # else it was done before
+                    wanted -= 1
+                    num_killed += 1
+                    print(
+                        f"{stage}@{name} killed after {moment:.1f} of {seconds[stage, name]:.1f} s",
+                        flush=True,
+                    )
             finish(war, stage, name)
         expected, measured = digests(peace), digests(war)
         differing = sorted(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks import spool, tracking
+from tasks import delivery, spool, tracking
 from tests.flows.conftest import Mlflow, free_port, name_server, wait_until
 from tests.tiny import tiny_model
 
@@ -107,7 +107,7 @@ def test_server_that_is_away_neither_slows_training_nor_loses_a_step(
                     wait_until(run.id, 60)
                     server.stop()
                 time.sleep(0.002)
-        assert len(tracking.unsent(where)) == 1
+        assert len(delivery.unsent(where)) == 1
         server.start()
         said = subprocess.check_output([sys.executable, "-m", "tasks.tracking", "send"], text=True)
         assert f"delivered to {server.uri}\n" in said
