@@ -73,7 +73,7 @@ def test_settings_are_frozen_and_complete(tmp_path: Path) -> None:
         ("steps: 10", "steps: -5", "recipes.mine.pretrain.steps: input should be greater than or equal to 0; got -5"),
         ("steps: 10", "steps: 1.5", "recipes.mine.pretrain.steps: input should be a valid integer; got 1.5 (float)"),
         ("name: masked_lm", "name: masked", "recipes.mine.pretrain.objective.name: unknown name 'masked'; did you mean 'masked_lm'?"),
-        ("name: masked_lm", "name: masked_lm, p: 1", "objective.p: unknown key 'p'; known: mask_probability"),
+        ("name: masked_lm", "name: masked_lm, p: 1", "objective.p: unknown key 'p'; known: chunk_tokens, mask_probability"),
         ("encoder: small", "encoder: smal", "recipes.mine.encoder: unknown encoder 'smal'; did you mean 'small'?"),
         ("general: notes", "general: note", "recipes.mine.general: unknown corpus 'note'; did you mean 'notes'?"),
         ("general: notes", "general: none", "recipes.mine.pretrain.steps: must be 0 where `general` is none"),
