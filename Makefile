@@ -6,7 +6,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(QUIET)
 # No tool calls home: DVC, Hugging Face, Prefect, MLflow.
 QUIET := DO_NOT_TRACK=true DVC_NO_ANALYTICS=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo test ui check format schema lock clean
+.PHONY: help setup demo compare test ui check format schema lock clean
 
 help:            ## what there is to say
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -22,6 +22,10 @@ setup: .venv/ready  ## set up .venv from the lock file
 demo: setup      ## run RECIPE (text-mlm) on embedded data and print what it bought
 	@$(RUN) dvc repro report@$(RECIPE)
 	@$(RUN) python -m tasks.summary $(RECIPE)
+
+compare: setup   ## run RECIPES where they are not up to date, and put them in one table
+	@$(RUN) dvc repro $(addprefix report@,$(RECIPES))
+	@$(RUN) python -m tasks.compare $(RECIPES)
 
 test: setup      ## all tests that this machine can run
 	$(RUN) pytest

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -45,10 +45,23 @@ ALL_ATTENTION_FUNCTIONS.register(PRODUCTS, products)
 ALL_MASK_ATTENTION_FUNCTIONS.register(PRODUCTS, eager_mask)
 
 
-def choose(model: PreTrainedModel, length: int, device: torch.device) -> None:
-    """Set the fastest attention that fits the device and the length of rows."""
-    is_short_on_cpu = device.type == "cpu" and length <= _LONGEST_FOR_PRODUCTS
-    model.set_attn_implementation(PRODUCTS if is_short_on_cpu else "sdpa")
+def choose(module: nn.Module, length: int, device: torch.device) -> None:
+    """Set the fastest attention that fits the device and the length, in all models of a module.
+
+    Args:
+        module: an objective, or a model.
+        length: tokens in a row; pictures are as long as they have patches.
+        device: where it will run.
+    """
+    for part in module.modules():
+        if isinstance(part, PreTrainedModel) and part._supports_sdpa:
+            is_short = max(length, _num_patches(part.config)) <= _LONGEST_FOR_PRODUCTS
+            part.set_attn_implementation(PRODUCTS if device.type == "cpu" and is_short else "sdpa")
+
+
+def _num_patches(config: PretrainedConfig) -> int:
+    size, side = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    return (size // side) ** 2 if isinstance(size, int) and isinstance(side, int) else 0
 
 
 def packed_mask(document_ids_BL: Tensor, dtype: torch.dtype, *, is_causal: bool = False) -> Tensor:

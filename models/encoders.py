@@ -13,7 +13,8 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging as transformers_logging
 
-from models import last_layer
+import models.small_resnet  # noqa: F401  # registers its name
+from models import last_layer, picture_weights
 from models.attention import packed_mask, packed_positions
 
 
@@ -31,7 +32,8 @@ def build(
         architecture: model type (`bert`, `gpt2`, `vit`) to build from scratch.
         source: name on the hub or folder of weights to start from; instead of `architecture`.
         config: fields that differ from the architecture's defaults; with `source`, only those
-            that adapt it to the data (`vocab_size` is checked, never changed).
+            that adapt it to the data (`vocab_size` is checked, never changed; the weights of a
+            vision model are made to fit `image_size`, `patch_size` and `num_channels`).
         seed: of the random weights.
 
     Raises:
@@ -39,20 +41,43 @@ def build(
     """
     factory = getattr(transformers, auto)
     torch.manual_seed(seed)
-    if source is None:
-        made: PreTrainedModel = factory.from_config(architecture_config(str(architecture), config))
-        return _with_fused_gelu(made)
+    model = _random(factory, str(architecture), config) if source is None else _released(factory, source)
+    if "image_size" in config:
+        _check_reads_pictures(model)
+        model = picture_weights.fit(model, config)
+        picture_weights.leave_out_unused(model)
+    return _with_fused_gelu(model)
+
+
+def _random(factory: Any, architecture: str, config: Mapping[str, Any]) -> PreTrainedModel:
+    settings = architecture_config(architecture, config)
+    if "image_size" in config and hasattr(settings, "patch_size"):
+        picture_weights.check_size(settings.image_size, settings.patch_size)
+    made: PreTrainedModel = factory.from_config(settings)
+    return made
+
+
+def _released(factory: Any, source: str) -> PreTrainedModel:
     try:
         with quiet():
+            config = picture_weights.as_encoder(AutoConfig.from_pretrained(source))
             loaded: PreTrainedModel = factory.from_pretrained(
-                source, use_safetensors=True, dtype=torch.float32
+                source, config=config, use_safetensors=True, dtype=torch.float32
             )
     except (OSError, ValueError) as error:
         raise UnknownEncoder(
             f"cannot load weights from {source!r}: {str(error).splitlines()[0]} Name a folder written by "
             "save_pretrained (config.json and model.safetensors), or a model that this machine can download."
         ) from error
-    return _with_fused_gelu(loaded)
+    return loaded
+
+
+def _check_reads_pictures(model: PreTrainedModel) -> None:
+    if model.main_input_name != "pixel_values":
+        raise UnknownEncoder(
+            f"{model.config.model_type} reads {model.main_input_name}, not pictures; choose an encoder "
+            f"such as {', '.join(picture_weights.PATCH_TRANSFORMERS)}, resnet or small_resnet"
+        )
 
 
 def _with_fused_gelu(model: PreTrainedModel) -> PreTrainedModel:
@@ -80,16 +105,26 @@ def quiet() -> Iterator[None]:
 
 
 def architecture_config(architecture: str, settings: Mapping[str, Any]) -> Any:
-    """The transformers config, with unknown fields refused rather than kept as dead attributes."""
+    """The transformers config, with unknown fields refused rather than kept as dead attributes.
+
+    Of the facts about pictures, those that the architecture has no field for are left out.
+    """
     try:
         config = AutoConfig.for_model(architecture)
     except ValueError:
-        known = "bert, roberta, modernbert, gpt2, llama, vit, resnet, wav2vec2, hubert, clip, videomae"
+        known = (
+            "bert, roberta, modernbert, gpt2, llama, vit, dinov2, resnet, wav2vec2, hubert, clip, videomae"
+        )
         raise UnknownEncoder(
             f"unknown architecture {architecture!r}; transformers knows {known} and more"
         ) from None
-    aliases = set(config.attribute_map)
-    unknown = sorted(set(settings) - set(config.to_dict()) - aliases)
+    known_fields = set(config.to_dict()) | set(config.attribute_map)
+    settings = {
+        field: value
+        for field, value in settings.items()
+        if field in known_fields or field not in picture_weights.FACTS
+    }
+    unknown = sorted(set(settings) - known_fields)
     if unknown:
         raise UnknownEncoder(
             f"{architecture} has no config field {', '.join(map(repr, unknown))}; known: "

@@ -1,4 +1,4 @@
-"""Rows of all ranks as one tensor, with gradient back to the rank that each row came from."""
+"""Rows and sums over all ranks, with gradient back to the rank that each part came from."""
 
 from __future__ import annotations
 
@@ -26,12 +26,39 @@ class _Gather(torch.autograd.Function):
         return gradient[first : first + ctx.num_rows]
 
 
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
 def gather(rows: Tensor) -> Tensor:
     """The rows [N, ...] of every rank in rank order, [world·N, ...]; unchanged in a world of one."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if world_size() == 1:
         return rows
     gathered: Tensor = _Gather.apply(rows)
     return gathered
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of every rank's values; unchanged in a world of one."""
+    if world_size() == 1:
+        return values
+    summed: Tensor = _Total.apply(values)
+    return summed
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:

@@ -9,7 +9,7 @@ GPT-2 the last token that is no padding. `models.pooling` makes the first token 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,14 +25,23 @@ from models.objectives import Batch, Objective, Step
 
 
 class Supervised(Objective):
-    """A model with a head and the loss that the model itself defines over `labels` or positions."""
+    """A model with a head and the loss that the model itself defines over `labels` or positions.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Args:
+        model: with its head.
+        reader: makes of a stored batch what the model reads, called with `training` and the batch's
+            `key`; None where the model reads batches as they are.
+    """
+
+    def __init__(self, model: PreTrainedModel, reader: Callable[..., Batch] | None = None) -> None:
         super().__init__()
         self.model = model
+        self.reader = reader
 
     def forward(self, batch: Batch) -> Step:
         """Mean loss; `weight` counts the rows, or the labelled tokens where each token has a label."""
+        if self.reader is not None:
+            batch = self.reader(batch, training=self.training, key=batch["key"])
         outputs = self.model(**accepted(self.model, batch))
         labels = batch.get("labels")
         if labels is None:
@@ -80,11 +89,12 @@ def build(
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
         config.problem_type = "single_label_classification"
-    if config.pad_token_id is None:
+    if padding is not None and config.pad_token_id is None:
         config.pad_token_id = padding
     reads_first = pooling.reads_first_token(head, config)
     if pools_by == "mean":
-        config.num_hidden_layers += reads_first
+        if reads_first:
+            config.num_hidden_layers += 1
         if hasattr(config, "classifier_pooling"):
             config.classifier_pooling = "mean"
     factory = getattr(transformers, head)

@@ -4,6 +4,7 @@ BERT and its kin classify a row by its first token. A small encoder that never h
 there learns it badly from few labels. So the model gets one more layer of its own kind above the
 others, whose attention begins as the plain average of all tokens: the first token then is the
 mean, and class and folder stay those of `transformers`. ModernBERT averages where its config says.
+ViT, whose class token says nothing after methods that learn from patches, is treated alike.
 
 Measured with fine-tuning on 200 labels of 8 classes, accuracy in %, mean of 3 seeds, 2 layers of
 192: from scratch 31 as it is and 51 with the layer; adapted (500 + 500 steps) 48 as it is, 60 with
@@ -23,10 +24,26 @@ from models import last_layer
 
 # Weight of the mean against the first token itself, which the residual connection adds.
 _GAIN = 10.0
+_BERT = {
+    "attention.self.query": 0.0,
+    "attention.self.key": 0.0,
+    "attention.self.value": 1.0,
+    "attention.output.dense": _GAIN,
+    "output.dense": 0.0,
+}
+_VIT = {
+    "attention.q_proj": 0.0,
+    "attention.k_proj": 0.0,
+    "attention.v_proj": 1.0,
+    "attention.o_proj": _GAIN,
+    "mlp.fc2": 0.0,
+}
 
 
 def reads_first_token(head: str, config: PretrainedConfig) -> bool:
-    """Whether the head classifies rows by their first token, in an architecture of BERT's build."""
+    """Whether the head classifies by the first token, in an architecture of BERT's or ViT's build."""
+    if head.endswith("ImageClassification"):
+        return config.model_type == "vit"
     return head.endswith("SequenceClassification") and config.model_type in last_layer.ARCHITECTURES
 
 
@@ -34,15 +51,10 @@ def reads_first_token(head: str, config: PretrainedConfig) -> bool:
 def begin_as_mean(model: PreTrainedModel) -> None:
     """Let the last layer attend evenly and hand on what it sees, and the pooler as well."""
     modules = dict(model.named_modules())
-    layer = f"{model.base_model_prefix}.encoder.layer.{model.config.num_hidden_layers - 1}"
-    gains = {
-        "attention.self.query": 0.0,
-        "attention.self.key": 0.0,
-        "attention.self.value": 1.0,
-        "attention.output.dense": _GAIN,
-        "output.dense": 0.0,
-    }
-    for name, gain in gains.items():
+    is_vit = model.config.model_type == "vit"
+    layers = f"{model.base_model_prefix}.{'layers' if is_vit else 'encoder.layer'}"
+    layer = f"{layers}.{model.config.num_hidden_layers - 1}"
+    for name, gain in (_VIT if is_vit else _BERT).items():
         _scale_identity(modules[f"{layer}.{name}"], gain)
     for name in (f"{model.base_model_prefix}.pooler.dense", "classifier.dense"):
         if name in modules:
@@ -52,7 +64,8 @@ def begin_as_mean(model: PreTrainedModel) -> None:
 def _scale_identity(module: nn.Module, gain: float) -> None:
     assert isinstance(module, nn.Linear)
     nn.init.eye_(module.weight).mul_(gain)
-    nn.init.zeros_(module.bias)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def compute_first_token_only(model: PreTrainedModel) -> None:

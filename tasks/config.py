@@ -42,6 +42,12 @@ class Columns(Settings):
     """Which field of a record means what, in tables and JSON lines."""
 
     text: str = setting("text", "Field with the text (or the context, in question answering).")
+    image: str | None = setting(
+        None,
+        "Field with a picture: its bytes, its path, or {bytes, path}; null takes the first of image, img, "
+        "picture, path, file_name and the like.",
+    )
+    mask: str | None = setting(None, "Field with the mask of a picture's foreground, in the same forms.")
     id: str | None = setting(None, "Field with a unique id; without it ids are made from the content.")
     label: str = setting("label", "Field with the label.")
     tokens: str = setting("tokens", "Token classification: field with the list of words.")
@@ -59,7 +65,7 @@ class Columns(Settings):
 class Task(Settings):
     """One labelled set with train, validation and test rows."""
 
-    kind: Literal["classification", "token_classification", "question_answering"] = setting(
+    kind: Literal["classification", "token_classification", "question_answering", "segmentation"] = setting(
         "classification", "What is predicted."
     )
     source: str | None = setting(
@@ -175,8 +181,9 @@ class Finetune(TrainSettings):
     arms: tuple[Literal["scratch", "pretrained", "adapted"], ...] = setting(
         ("scratch", "pretrained", "adapted"), "Which encoders are compared."
     )
-    methods: tuple[Literal["finetune", "probe"], ...] = setting(
-        ("probe", "finetune"), "Linear probe on frozen features, full fine-tuning, or both."
+    methods: tuple[Literal["finetune", "probe", "knn"], ...] = setting(
+        ("probe", "finetune"),
+        "Linear probe and nearest neighbours (classification alone) on frozen features, full fine-tuning.",
     )
     pooling: Literal["first", "mean"] = setting("mean", "How token features become one vector.")
     max_validation: int = setting(

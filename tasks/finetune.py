@@ -114,12 +114,14 @@ def grid(
     tasks: Sequence[Any], arms: Sequence[Any], settings: Finetune, seeds: tuple[int, ...], folder: Path
 ) -> list[Any]:
     """Every job of the stage; the long ones first, so that processes end together."""
+    from tasks.downstream import kind
     from tasks.downstream.jobs import Job
 
     made = []
     for task in tasks:
         points = sorted(task.points, key=_size, reverse=True)
-        for point in points if "finetune" in settings.methods else ():
+        has_head = task.modality in kind(task.kind).HEADS
+        for point in points if "finetune" in settings.methods and has_head else ():
             for arm in arms:
                 for seed in seeds:
                     where = folder / task.name / arm.name / f"finetune-{point}-{seed}"
@@ -127,7 +129,7 @@ def grid(
                     made.append(Job(task, arm, "finetune", (point,), (seed,), settings, False, keeps, where))
         for arm in arms:
             embeds = arm == arms[-1]
-            if embeds or "probe" in settings.methods:
+            if embeds or {"probe", "knn"} & set(settings.methods):
                 where = folder / task.name / arm.name / "probe"
                 made.append(Job(task, arm, "probe", task.points, seeds, settings, embeds, False, where))
         where = folder / task.name / FLOORS
@@ -188,9 +190,12 @@ def _tell(context: stage.Context, tasks: Sequence[Any], out: Path) -> None:
             context.journal.artifact(out / file)
     for task in tasks:
         folder = out / "models" / task.name
-        if folder.exists():
-            test = Rows.load(task.folder / "test")
-            examples = {column: test.column(column)[:2] for column in serving.INPUTS[task.kind]}
+        if folder.exists() and serving.opens_anywhere(folder):
+            test = Rows.load(task.folder / "test").records.slice(0, 2)
+            examples = {
+                column: [serving.example(value) for value in test.column(column).to_pylist()]
+                for column in serving.INPUTS[serving.kind(folder)]
+            }
             context.journal.model(folder, task.name, examples)
 
 

@@ -93,6 +93,10 @@ class Run:
             self._mine.update(fresh)
             self._file.append({"m": fresh, "s": step, "t": spool.now()})
 
+    def goes_back(self) -> None:
+        """From here on steps come a second time; they are left out until they pass the newest."""
+        self._mine.clear()
+
     def params(self, settings: Mapping[str, Any]) -> None:
         """Settings, nested ones under dotted names, secrets masked."""
         self._append("params", {name: masked(value) for name, value in flat(settings).items()})

@@ -186,7 +186,7 @@ class Sender:
             code_paths=[str(_serving_code(folder))],
             signature=_signature(serving.kind(folder)),
             input_example=examples,
-            pip_requirements=serving.requirements(),
+            pip_requirements=serving.requirements(serving.kind(folder)),
         )
 
 

@@ -28,10 +28,8 @@ def run(context: stage.Context) -> stage.Outcome:
     manifest = prepare(
         recipe, stored.folders(recipe), excluded, layout.prepared(context.name), context.config.seed
     )
-    metrics = numbers(manifest)
-    return stage.Outcome(
-        metrics, samples=_total(manifest, "rows"), units=_total(manifest, "tokens"), unit="tokens"
-    )
+    rows, unit = _total(manifest, "rows"), modalities.tensors(recipe.modality).UNIT
+    return stage.Outcome(numbers(manifest), samples=rows, units=_total(manifest, unit) or rows, unit=unit)
 
 
 def inputs(name: str, config: Config) -> tuple[list[Settings], list[Path]]:

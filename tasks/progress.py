@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tasks.engine.loop import Event
+from tasks.engine.events import Event
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 5.0
@@ -33,6 +33,8 @@ class Progress:
 
     def __call__(self, event: Event) -> None:
         """Show the event."""
+        if event.verdict is not None:
+            return
         rate = event.units / event.seconds
         shown = f"loss {event.metrics['loss']:.3f}, {rate:,.0f} {event.unit}/s"
         if self._bar is not None:

@@ -1,6 +1,7 @@
 """Report: one self-contained page that says what a run bought, and figures as files.
 
-Reads what the stages before left (see `tasks.pages.evidence`), computes nothing that needs a model.
+Reads what the stages before left (see `tasks.pages.evidence`); where the kind of data can be looked
+at, its `pictures` ask the trained encoder about a few records.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.settings import Settings
-from tasks import layout, stage
+from tasks import layout, modalities, stage
 from tasks.config import Config
 from tasks.pages import evidence, page
 from tasks.pages.scores import by_task
@@ -32,7 +33,9 @@ def run(name: str, config: Config) -> dict[str, float]:
     """
     found = evidence.read(name, config)
     with stage.published(layout.run(name, "report")) as folder:
-        (folder / PAGE).write_text(page.render(found, folder / "plots"), encoding="utf-8")
+        plots = folder / "plots"
+        sections = modalities.pictures(found.modality).sections(name, config, plots)
+        (folder / PAGE).write_text(page.render(found, plots, sections), encoding="utf-8")
     return {"tasks": float(len(by_task(found.summary))), **gains(found)}
 
 
@@ -48,7 +51,11 @@ def work(context: stage.Context) -> stage.Outcome:
 
 def inputs(name: str, config: Config) -> tuple[Sequence[Settings], Sequence[Path]]:
     """The settings and files that the page depends on."""
-    return [config.recipe(name).report], evidence.files(name, config)
+    recipe = config.recipe(name)
+    return [recipe.report], [
+        *evidence.files(name, config),
+        *modalities.pictures(recipe.modality).files(name, config),
+    ]
 
 
 def gains(found: evidence.Evidence) -> dict[str, float]:

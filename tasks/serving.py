@@ -1,12 +1,15 @@
-"""Answers of a fine-tuned transformers model to raw text; travels with models that are kept in MLflow.
+"""Answers of a fine-tuned transformers model to raw text or pictures; travels with models kept in MLflow.
 
-Needs torch, transformers and pandas, and nothing else of this project, so that a model folder works
-wherever it is taken. Weights are read from safetensors and no code that lies beside them is run.
+Needs torch, transformers and pandas (and Pillow for pictures), and nothing else of this project, so
+that a model folder works wherever it is taken. Weights are read from safetensors and no code that
+lies beside them is run. A picture is a file's bytes in base64.
 """
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,16 +18,19 @@ KINDS = {
     "ForSequenceClassification": "classification",
     "ForTokenClassification": "token_classification",
     "ForQuestionAnswering": "question_answering",
+    "ForImageClassification": "image_classification",
 }
 INPUTS = {
     "classification": ("text",),
     "token_classification": ("text",),
     "question_answering": ("question", "text"),
+    "image_classification": ("picture",),
 }
 OUTPUTS = {
     "classification": ("label", "score"),
     "token_classification": ("words", "tags"),
     "question_answering": ("answer", "score"),
+    "image_classification": ("label", "score"),
 }
 LONGEST_ANSWER = 30  # tokens
 
@@ -40,14 +46,28 @@ def kind(folder: Path) -> str:
     )
 
 
-def requirements() -> list[str]:
+def opens_anywhere(folder: Path) -> bool:
+    """Whether transformers alone opens the model, without an architecture of this project."""
+    from transformers.models.auto import modeling_auto
+
+    model_type = json.loads((Path(folder) / "config.json").read_text())["model_type"]
+    return model_type in modeling_auto.MODEL_MAPPING_NAMES
+
+
+def example(value: str | bytes) -> str:
+    """An input as it is sent."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def requirements(kind: str) -> list[str]:
     """The packages that answering needs, as installed here."""
-    names = ("torch", "transformers", "safetensors", "pandas", "mlflow")
+    names = ["torch", "transformers", "safetensors", "pandas", "mlflow"]
+    names += ["pillow"] if kind == "image_classification" else []
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
 
 
 class Answerer:
-    """A model and its tokenizer, called with a table of inputs."""
+    """A model and its tokenizer or image processor, called with a table of inputs."""
 
     def __init__(self, folder: Path) -> None:
         import transformers
@@ -55,8 +75,11 @@ class Answerer:
         self.kind = kind(folder)
         suffix = next(suffix for suffix, name in KINDS.items() if name == self.kind)
         auto = getattr(transformers, f"AutoModel{suffix}")
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self.model = auto.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+        if self.kind == "image_classification":
+            self.processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+            return
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         positions = getattr(self.model.config, "max_position_embeddings", None)
         self.longest = min(self.tokenizer.model_max_length, positions or self.tokenizer.model_max_length)
 
@@ -80,6 +103,15 @@ class Answerer:
     def _classification(self, text: str) -> tuple[str, float]:
         encoded = self.tokenizer(text, truncation=True, max_length=self.longest, return_tensors="pt")
         best = self.model(**encoded).logits[0].softmax(-1).max(-1)
+        return self.model.config.id2label[int(best.indices)], float(best.values)
+
+    def _image_classification(self, picture: str) -> tuple[str, float]:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
+            is_grey = self.model.config.num_channels == 1
+            pixels = self.processor(image.convert("L" if is_grey else "RGB"), return_tensors="pt")
+        best = self.model(**pixels).logits[0].softmax(-1).max(-1)
         return self.model.config.id2label[int(best.indices)], float(best.values)
 
     def _token_classification(self, text: str) -> tuple[list[str], list[str]]:

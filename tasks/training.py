@@ -16,8 +16,9 @@ from models.attention import choose
 from models.objectives import Objective
 from tasks import layout, modalities
 from tasks.config import Config
+from tasks.engine.events import Event
 from tasks.engine.loader import Batches
-from tasks.engine.loop import Event, train
+from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
 from tasks.engine.state import History
 from tasks.errors import InputError
@@ -61,7 +62,7 @@ def build_objective(name: str, config: Config, stage: Path | None = None) -> Obj
     except ValueError as error:
         raise InputError(f"recipes.{name}: {error}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    choose(model, getattr(recipe.prepare, "sequence_length", 0), device)
+    choose(objective, getattr(recipe.prepare, "sequence_length", 0), device)
     if stage:
         objective.load_state_dict(load_file(stage / HEADS), strict=False)
     return objective
@@ -130,6 +131,14 @@ def run(
     progress = Progress(title, settings.steps)
 
     def track(event: Event) -> None:
+        if event.verdict is not None:
+            journal.log(event.metrics, event.step)
+            if event.verdict.sentence:
+                said = event.decision or event.verdict.state
+                journal.tags({"health": f"step {event.step}, {said}: {event.verdict.sentence}"})
+            if event.decision == "roll_back":
+                journal.goes_back()
+            return
         rate = event.units / event.seconds
         journal.log({**event.metrics, f"{event.unit}_per_second": rate}, event.step)
 
@@ -173,6 +182,8 @@ def losses(history: History) -> dict[str, object]:
     slots = sorted({slot for entry in history.evaluations for slot in entry} - {"step"})
     return {
         "train": history.train,
+        "health": history.health,
+        "decisions": history.decisions,
         "heldout": {
             slot: [
                 {"step": entry["step"], "loss": entry[slot]} for entry in history.evaluations if slot in entry

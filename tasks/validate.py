@@ -71,7 +71,7 @@ def inspect(recipe: Recipe, corpora: Mapping[str, Path], docs: Path) -> tuple[di
     settings, quality = recipe.validate, modalities.quality(recipe.modality)
     records = modalities.records(recipe.modality)
     columns = [column for column in records.schema(None).names if column not in DESCRIPTIVE]
-    leakage = find(corpora, Kin(records.content, quality.pieces, columns, settings.leak_containment))
+    leakage = find(corpora, Kin(records.content, quality.pieces, quality.KIN, settings.leak_containment))
     slots = stored.slots(corpora)
     num_rows = {slot: stored.count(files) for slot, files in slots.items()}
     samples = {
@@ -82,6 +82,7 @@ def inspect(recipe: Recipe, corpora: Mapping[str, Path], docs: Path) -> tuple[di
     suites = [
         *expected.of_records(metrics, quality, settings),
         *expected.of_labels(labels, settings),
+        *expected.of_conflicts(corpora.get("tasks")),
         *expected.of_leakage(leakage, num_rows, settings),
     ]
     checks = check(suites, docs)

@@ -11,6 +11,7 @@ import pytest
 
 from tasks import layout, stage
 from tasks.config import Config
+from tasks.engine.guard import Collapsed
 from tasks.engine.interrupt import Interrupted
 from tasks.errors import InputError, ValidationFailed
 
@@ -41,6 +42,7 @@ def leave(work: stage.Work) -> int:
         (InputError("column 'txt' is missing"), 1, "column 'txt' is missing"),
         (ValidationFailed("too many duplicates"), 3, "too many duplicates"),
         (Interrupted(7), 143, "stopped by SIGTERM at step 7"),
+        (Collapsed("step 9: all samples get the same embedding"), 1, "step 9: all samples get the same"),
         (OSError(errno.ENOSPC, "No space left", "runs/x"), 1, "runs/x: the disk is full; free some space"),
         (OSError(errno.EROFS, "Read-only", "runs/x"), 1, "runs/x: the folder is read-only"),
         (PermissionError(errno.EACCES, "denied", "runs/x"), 1, "runs/x: permission denied"),

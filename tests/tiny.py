@@ -1,20 +1,23 @@
-"""Small real objects that several tests share: models of a few thousand weights, rows by position."""
+"""Small real objects that several tests share: models of a few thousand weights, samples by position."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from models import encoders, objectives
-from models.counter import integers
+from models.counter import integers, uniform
+from models.images import Images
 from models.objectives import Objective
 from models.vocabulary import Vocabulary
 
 VOCABULARY_SIZE = 60
-TINY = {
+IMAGE_SIZE = 16
+TINY: dict[str, dict[str, Any]] = {
     "bert": {
         "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
@@ -23,6 +26,26 @@ TINY = {
         "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64,
         "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 1,
     },
+    "vit": {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+        "image_size": IMAGE_SIZE, "patch_size": 4,
+    },
+    "resnet": {
+        "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic",
+        "image_size": IMAGE_SIZE,
+    },
+}  # fmt: skip
+HEADS: dict[str, dict[str, Any]] = {
+    "simclr": {"hidden_width": 32, "projection_width": 16},
+    "moco": {"hidden_width": 32, "projection_width": 16, "queue": 24},
+    "byol": {"hidden_width": 32, "projection_width": 16},
+    "simsiam": {"hidden_width": 32, "projection_width": 16, "predictor_width": 8},
+    "dino": {
+        "hidden_width": 32, "bottleneck_width": 16, "prototypes": 24, "local_crops": 2, "frozen_share": 0.0,
+        "teacher_temperature_start": 0.02,
+    },
+    "mae": {"decoder_width": 16, "decoder_layers": 1, "decoder_heads": 2},
+    "ijepa": {"predictor_width": 16, "predictor_layers": 1, "predictor_heads": 2},
 }  # fmt: skip
 
 
@@ -46,20 +69,55 @@ class Rows:
         return {"input_ids": rows, "document_ids": document_ids, "key": key}
 
 
+class Pictures:
+    """Three-coloured checks with noise, a little larger than the encoder's input, by position."""
+
+    num_samples = 64
+    unit = "images"
+    units_per_sample = 1.0
+    reads = ("images",)
+    stored_size = 20
+
+    def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        key = torch.tensor(list(positions), dtype=torch.int64)
+        rows, side = key % self.num_samples, self.stored_size
+        coarse = uniform(rows, 3 * 4 * 4, stream=9).view(-1, 3, 4, 4)
+        noise = uniform(rows, 3 * side * side, stream=10).view(-1, 3, side, side)
+        values = 0.8 * coarse.repeat_interleave(side // 4, 2).repeat_interleave(side // 4, 3) + 0.2 * noise
+        return {"pixels": (values * 255).to(torch.uint8), "key": key}
+
+
+def samples(objective: Objective) -> Rows | Pictures:
+    """What the objective reads."""
+    return Pictures() if "images" in objective.reads else Rows(objective.reads)
+
+
 def vocabulary() -> Vocabulary:
     """Five special tokens, of which 0 pads and 4 masks; every third id continues a word."""
     ids = torch.arange(VOCABULARY_SIZE)
     return Vocabulary(ids < 5, (ids >= 5) & (ids % 3 == 0), pad_id=0, mask_id=4)
 
 
-def tiny_model(auto: str, seed: int = 0) -> PreTrainedModel:
+def images() -> Images:
+    """How the tiny encoders read pictures."""
+    return Images(IMAGE_SIZE, 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def tiny_model(auto: str, seed: int = 0, architecture: str | None = None) -> PreTrainedModel:
     """A transformers model of a few thousand weights."""
-    architecture = "gpt2" if "Causal" in auto else "bert"
-    config = {"vocab_size": VOCABULARY_SIZE, **TINY[architecture]}
+    architecture = architecture or ("gpt2" if "Causal" in auto else "bert")
+    config = TINY[architecture]
+    if "image_size" not in config:
+        config = {"vocab_size": VOCABULARY_SIZE, **config}
     return encoders.build(auto, architecture=architecture, source=None, config=config, seed=seed)
 
 
-def tiny_objective(name: str, seed: int = 0, **settings: object) -> Objective:
-    """An objective of the catalogue around a tiny model."""
+def tiny_objective(
+    name: str, seed: int = 0, architecture: str | None = None, **settings: object
+) -> Objective:
+    """An objective of the catalogue around a tiny model; pictures are read by a vision transformer."""
     kind = objectives.load(name)
-    return kind(tiny_model(kind.auto, seed), kind.Settings(**settings), vocabulary=vocabulary())
+    chosen = kind.Settings(**{**HEADS.get(name, {}), **settings})
+    if "images" in kind.reads:
+        return kind(tiny_model(kind.auto, seed, architecture or "vit"), chosen, images=images())
+    return kind(tiny_model(kind.auto, seed, architecture), chosen, vocabulary=vocabulary())

@@ -20,6 +20,15 @@ CATALOG = {
     "masked_lm": "models.objectives.masked_lm:MaskedLM",
     "causal_lm": "models.objectives.causal_lm:CausalLM",
     "declutr": "models.objectives.declutr:DeCLUTR",
+    "simclr": "models.objectives.simclr:SimCLR",
+    "moco": "models.objectives.moco:MoCo",
+    "byol": "models.objectives.byol:BYOL",
+    "simsiam": "models.objectives.simsiam:SimSiam",
+    "dino": "models.objectives.dino:DINO",
+    "mae": "models.objectives.mae:MAE",
+    "ijepa": "models.objectives.ijepa:IJEPA",
+    "rotation": "models.objectives.rotation:Rotation",
+    "brightness": "models.objectives.brightness:Brightness",
 }
 
 Batch = Mapping[str, Tensor]

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from models import token_health
 from models.encoders import encode_packed
 from models.masks import IGNORED
-from models.objectives import Batch, Objective, Step
+from models.objectives import Batch, Health, Objective, Step
 from models.settings import Settings, setting
 from models.token_loss import token_loss
 from models.vocabulary import Vocabulary
@@ -44,11 +45,14 @@ class CausalLM(Objective):
         self.model = model
         self.settings = settings
         self.pad_id = vocabulary.pad_id
+        self.seen: Tensor | None = None
 
     def forward(self, batch: Batch) -> Step:
         """Mean over all tokens that have a predecessor in their document."""
         input_ids_BL, document_ids_BL = batch["input_ids"], batch.get("document_ids")
         features_BLD = encode_packed(self.encoder, input_ids_BL, document_ids_BL, is_causal=True)
+        if self.training:
+            self.seen = token_health.sample(features_BLD)
         targets_BL = next_tokens(input_ids_BL, document_ids_BL)
         count = (targets_BL != IGNORED).sum().clamp(min=1)
         total, right = token_loss(
@@ -58,6 +62,10 @@ class CausalLM(Objective):
             self.settings.chunk_tokens,
         )
         return Step(total / count, {"accuracy": right / count}, count.float())
+
+    def health(self) -> Health:
+        """Rank and spread of the tokens' features."""
+        return token_health.token_health(self.seen)
 
 
 def next_tokens(input_ids_BL: Tensor, document_ids_BL: Tensor | None) -> Tensor:

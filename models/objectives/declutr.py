@@ -7,7 +7,7 @@ Differs from the paper: one anchor and one positive per document, which do not o
 masked and both count in the masked-language-modelling loss, so that one forward pass serves both
 losses; the masked loss has a weight.
 
-Legend: B documents, S tokens per span, K hidden tokens per span, D width, V vocabulary, W ranks.
+Legend: B documents, S tokens per span, K hidden tokens per span, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models import health, token_health
+from models.contrast import nt_xent
 from models.counter import bits
-from models.gather import gather, rank
-from models.objectives import Batch, Step
+from models.objectives import Batch, Health, Step
 from models.objectives.masked_lm import MaskedLM, MaskedLMSettings
 from models.settings import setting
 
@@ -48,7 +49,10 @@ class DeCLUTR(MaskedLM):
         features_2BSD = self.encoder(
             input_ids=masked.input_ids, attention_mask=is_token_2BS.long()
         ).last_hidden_state
-        contrast, found = nt_xent(mean_pool(features_2BSD, is_token_2BS), self.settings.temperature)
+        embeddings_2BD = mean_pool(features_2BSD, is_token_2BS)
+        if self.training:
+            self.seen = token_health.sample(embeddings_2BD)
+        contrast, found = nt_xent(embeddings_2BD, self.settings.temperature)
         index_2BKD = masked.positions.unsqueeze(-1).expand(-1, -1, features_2BSD.shape[-1])
         language = self.predict(features_2BSD.gather(1, index_2BKD), masked.labels)
         metrics = {
@@ -59,30 +63,12 @@ class DeCLUTR(MaskedLM):
         }
         return Step(contrast + self.settings.mask_weight * language.loss, metrics, len(batch["key"]))
 
+    def health(self) -> Health:
+        """Rank and spread of the spans' embeddings."""
+        return Health() if self.seen is None else Health(health.measures(self.seen))
+
 
 def mean_pool(features_BSD: Tensor, is_token_BS: Tensor) -> Tensor:
     """Mean over the tokens that are not padding, [B, D] in float32."""
     weights_BS1 = is_token_BS.unsqueeze(-1).float()
     return (features_BSD.float() * weights_BS1).sum(1) / weights_BS1.sum(1).clamp(min=1)
-
-
-def nt_xent(embeddings_2BD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Normalised temperature-scaled cross-entropy over the spans of all ranks.
-
-    Args:
-        embeddings_2BD: anchors, then their positives in the same order.
-        temperature: divisor of the cosines.
-
-    Returns:
-        The mean over this rank's 2B spans, and the share whose nearest other span is its partner.
-    """
-    own_2BD = nn.functional.normalize(embeddings_2BD, dim=-1)
-    num = len(own_2BD)
-    all_W2BD = gather(own_2BD)
-    row_2B = torch.arange(num, device=own_2BD.device)
-    own_index_2B = row_2B + rank() * num
-    partner_2B = (row_2B + num // 2) % num + rank() * num
-    cosines = own_2BD @ all_W2BD.T / temperature
-    cosines = cosines.scatter(1, own_index_2B[:, None], float("-inf"))
-    loss = nn.functional.cross_entropy(cosines, partner_2B)
-    return loss, (cosines.detach().argmax(1) == partner_2B).float().mean()

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from models import last_layer
+from models import last_layer, token_health
 from models.encoders import encode_packed, token_head
 from models.masks import IGNORED, MaskedTokens, mask_tokens
-from models.objectives import Batch, Objective, Step
+from models.objectives import Batch, Health, Objective, Step
 from models.settings import Settings, setting
 from models.token_loss import token_loss
 from models.vocabulary import Vocabulary
@@ -55,6 +55,7 @@ class MaskedLM(Objective):
         self.pad_id = vocabulary.pad_id
         self.register_buffer("is_special_V", vocabulary.is_special, persistent=False)
         self.register_buffer("continues_word_V", vocabulary.continues_word, persistent=False)
+        self.seen: Tensor | None = None
 
     def forward(self, batch: Batch) -> Step:
         """Mean over hidden tokens; `accuracy` is the share of them that is guessed right."""
@@ -62,7 +63,13 @@ class MaskedLM(Objective):
         features_BKD = encode_packed(
             self.encoder, masked.input_ids, batch.get("document_ids"), positions_BK=masked.positions
         )
+        if self.training:
+            self.seen = token_health.sample(features_BKD)
         return self.predict(features_BKD, masked.labels)
+
+    def health(self) -> Health:
+        """Rank and spread of the features of hidden tokens."""
+        return token_health.token_health(self.seen)
 
     def predict(self, features_BKD: Tensor, labels_BK: Tensor) -> Step:
         """The step of guessing the labels from the features, weighted by the tokens that count."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -86,6 +87,30 @@ def _of_others() -> Expectation:
     return among(
         "in_training", [True], hard=False, remedy="No model can learn such a class: add training rows."
     )
+
+
+def of_conflicts(tasks: Path | None) -> Iterator[Suite]:
+    """No two rows of a task with equal content and different labels; silent where there are none.
+
+    Args:
+        tasks: folder of the corpus with the labelled sets.
+    """
+    import pyarrow as pa
+
+    manifest = json.loads((tasks / "manifest.json").read_text(encoding="utf-8")) if tasks else {}
+    found = {
+        task: entry["conflicting_labels"] / max(sum(entry["splits"].values()), 1)
+        for task, entry in manifest.get("tasks", {}).items()
+        if entry.get("conflicting_labels")
+    }
+    if found:
+        remedy = "The first of them are named in the corpus's manifest.json: correct or remove them."
+        yield Suite(
+            "tasks",
+            "agreement",
+            pa.table({"id": list(found), "conflicting_share": list(found.values())}),
+            [between("conflicting_share", maximum=0, hard=False, remedy=remedy)],
+        )
 
 
 def of_leakage(leakage: Leakage, num_rows: Mapping[str, int], settings: Validate) -> Iterator[Suite]:

@@ -41,6 +41,7 @@ def labelled(
     """
     places = _places(name, task)
     tally, ids = Tally(), _Ids(module)
+    agreement = _Agreement(module, tally)
     labels: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     with contextlib.ExitStack() as stack, tqdm(desc=f"ingest {name}", unit=" records", disable=None) as bar:
         schema = module.schema(task.kind)
@@ -55,6 +56,8 @@ def labelled(
                     split = _split(place, record, task, module, is_cut="validation" not in places)
                     by_split[split].append(record)
                     labels[split].update(_labels(record, task.kind))
+                    if task.kind == "classification":
+                        agreement.check(record)
                 for split, chosen in by_split.items():
                     shards[split].write(chosen)
                 bar.update(len(batch))
@@ -65,7 +68,10 @@ def labelled(
         "labels": sorted(set().union(*labels.values())),
         "splits": sizes,
         "rejected": dict(sorted(tally.rejected.items())),
+        "examples": dict(sorted(tally.examples.items())),
+        "remarks": dict(sorted(tally.remarks.items())),
         "encoding_errors": tally.encoding_errors,
+        "conflicting_labels": agreement.num_conflicting,
     }
     return entry, [file for split in SPLITS for file in shards[split].files(folder)]
 
@@ -123,6 +129,23 @@ class _Ids:
             self._given[given] = place
 
 
+class _Agreement:
+    """Rows whose content stood earlier under another label."""
+
+    def __init__(self, module: Records, tally: Tally) -> None:
+        self.num_conflicting = 0
+        self._module = module
+        self._tally = tally
+        self._labels: dict[int, str] = {}
+
+    def check(self, record: Record) -> None:
+        first = self._labels.setdefault(hash64(self._module.content(record)), record["label"])
+        if first != record["label"]:
+            self.num_conflicting += 1
+            place = f"{record['source']}, row {record['row']}: {record['label']!r}, earlier {first!r}"
+            self._tally.name("conflicting_label", place)
+
+
 def _labels(record: Record, kind: str) -> Iterator[str]:
     match kind:
         case "classification":
@@ -140,7 +163,7 @@ def _refuse_impossible(
                 f"task {name}: no row is left for {split!r} of {tally.read} read (left out: "
                 f"{dict(tally.rejected) or 'none'}); correct its location, `format`, or `fractions`."
             )
-    if task.kind != "question_answering" and len(labels) < 2:
+    if task.kind in ("classification", "token_classification") and len(labels) < 2:
         only = ", ".join(labels) or "none"
         raise InputError(
             f"task {name}: its {sizes['train']} training rows have one class only ({only}); there is nothing "

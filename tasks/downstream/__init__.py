@@ -3,6 +3,7 @@
     protocol.py    label draws, the grid of runs, choosing on validation, the single look at the test
     rows.py        labelled records with their tensors, and a model's answers to them
     probe.py       linear models on frozen features
+    neighbours.py  nearest neighbours on frozen features
     supervised.py  fine-tuning of one model
     floors.py      what costs nothing: the majority, and each modality's cheap baseline
     intake.py      a labelled set, checked, drawn from, and stored for the jobs
@@ -30,18 +31,19 @@ if TYPE_CHECKING:
     from tasks.downstream.protocol import Predict
     from tasks.downstream.rows import Rows
 
-KINDS = ("classification", "token_classification", "question_answering")
+KINDS = ("classification", "token_classification", "question_answering", "segmentation")
 
 
 class Kind(Protocol):
     """One kind of task.
 
     Attributes:
-        HEAD: the `transformers` Auto class that is fine-tuned.
+        HEADS: the `transformers` Auto class that is fine-tuned, by modality; where there is none, frozen
+            features alone are read.
         METRICS: names of the scores, 0 to 1, higher is better; the first one chooses on validation.
     """
 
-    HEAD: str
+    HEADS: Mapping[str, str]
     METRICS: tuple[str, ...]
 
     def labels(self, records: pa.Table) -> list[str]:

@@ -13,7 +13,7 @@ from tasks.downstream import probe
 from tasks.downstream.protocol import Predict
 from tasks.downstream.rows import Rows
 
-HEAD = "AutoModelForSequenceClassification"
+HEADS = {"text": "AutoModelForSequenceClassification", "image": "AutoModelForImageClassification"}
 METRICS = ("accuracy", "macro_f1")
 
 

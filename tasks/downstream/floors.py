@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks.downstream import Kind
+from tasks.downstream import Kind, picture_floors
 from tasks.downstream.probe import unconverged_is_fine
 from tasks.downstream.protocol import Predict
 from tasks.downstream.question_answering import normalised
@@ -179,4 +179,10 @@ FLOORS: Mapping[tuple[str, str], dict[str, Floor]] = {
     ("text", "classification"): {"tfidf": tfidf},
     ("text", "token_classification"): {"word_tags": word_tags, "word_features": word_features},
     ("text", "question_answering"): {"first_sentence": first_sentence, "sliding_window": sliding_window},
+    ("image", "classification"): {
+        "pixel_knn": picture_floors.pixel_knn,
+        "pixel_lr": picture_floors.pixel_lr,
+        "hog": picture_floors.histograms,
+    },
+    ("image", "segmentation"): {"cell_colours": picture_floors.cell_colours},
 }

@@ -61,11 +61,13 @@ def store(folder: Path, task: str, kind_name: str, name: str, recipe: Recipe, se
     folder.mkdir(parents=True)
     (folder / "draws.json").write_text(json.dumps(draws))
     padding = None
+    tensors = modalities.tensors(recipe.modality)
     for split, records in splits.items():
-        inputs = modalities.tensors(recipe.modality).inputs(records, kind_name, layout.prepared(name), recipe)
+        inputs = tensors.inputs(records, kind_name, layout.prepared(name), recipe)
         padding = _padding(inputs) if padding is None else padding
         Rows(records, inputs).save(folder / split)
-    return Task(task, kind_name, recipe.modality, tuple(labels), tuple(points), padding, folder)
+    reader = tensors.reader(layout.prepared(name), recipe)
+    return Task(task, kind_name, recipe.modality, tuple(labels), tuple(points), padding, folder, reader)
 
 
 def drawn(

@@ -11,15 +11,16 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.config import Finetune
 from tasks.downstream import kind as kind_of
-from tasks.downstream.protocol import Budget, Outcome, choose, read_test, weights_hash
+from tasks.downstream.protocol import Budget, Outcome, Predict, choose, read_test, weights_hash
 from tasks.downstream.rows import Rows
+from tasks.modalities import Reader
 
 TRAINING = "training"
 
@@ -39,6 +40,7 @@ class Task:
         points: label budgets, in the curve's order.
         padding: id of padding in the inputs, where they have one.
         folder: of the rows.
+        reader: makes of the rows' inputs what a model reads; None where it reads them as they are.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Task:
     points: tuple[Budget, ...]
     padding: int | None
     folder: Path
+    reader: Reader | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Job:
     Attributes:
         task: the labelled set.
         arm: the encoder; None for floors.
-        method: `floor`, `probe` (also features alone, where `settings.methods` lacks it) or `finetune`.
+        method: `floor`, `probe` (all that `settings.methods` asks of frozen features) or `finetune`.
         budgets: points that this job covers.
         seeds: label draws that this job covers.
         settings: of the stage.
@@ -161,39 +164,64 @@ def _floors(job: Job) -> Iterator[Outcome]:
 
 
 def _probes(job: Job) -> Iterator[Outcome]:
-    from models import heads
-    from tasks.downstream import classification, rows
+    from tasks.downstream import neighbours
 
     assert job.arm is not None
     kind = kind_of(job.task.kind)
     splits = [_split(job, split) for split in ("train", "validation", "test")]
+    methods: dict[str, Callable[[Rows], Iterator[Predict]]] = {}
+    if "probe" in job.settings.methods:
+        methods["probe"] = lambda drawn: kind.probes(drawn, job.task.labels)
+    if "knn" in job.settings.methods and job.task.kind in neighbours.KINDS:
+        methods["knn"] = lambda drawn: neighbours.voters(drawn, kind.truth(drawn.records), _stacked)
+    answers = _read_features(job, splits if methods else splits[2:])
+    if job.embeds:
+        _store_vectors(job, [vector for _, vector in answers[-1]])
+    if not methods:
+        return
+    train, validation, test = (
+        split.with_features([features for features, _ in answer])
+        for split, answer in zip(splits, answers, strict=True)
+    )
+    for name, candidates in methods.items():
+        for budget, seed, drawn in _draws(job, train):
+            chosen, scores = choose(kind, candidates(drawn), validation)
+            predictions, test_scores = read_test(kind, chosen, test)
+            yield Outcome(job.arm.name, name, str(budget), seed, scores, test_scores, predictions)
+
+
+def _read_features(job: Job, splits: Sequence[Rows]) -> list[list[Any]]:
+    """Of each row of each split what the kind's probe reads, and one vector."""
+    from models import heads
+    from tasks.downstream import classification, rows
+
+    assert job.arm is not None
+    kind, reader = kind_of(job.task.kind), job.task.reader
     encoder = heads.encoder(job.arm.source, pretrained=job.arm.pretrained, seed=job.seeds[0])
     pooling: str = job.settings.pooling
     if pooling == "first" and heads.is_causal(encoder.config):
         pooling = "last"
     before = weights_hash(encoder)
 
-    def read(outputs: Any, batch: Any) -> list[Any]:
-        hidden_BLD = outputs.last_hidden_state
+    def ask(model: Any, batch: Any) -> Any:
+        if reader is None:
+            return rows.ask_through(None)(model, batch).last_hidden_state
+        return reader.hidden(model, batch, job.task.kind, pooling)
+
+    def read(hidden_BLD: Any, batch: Any) -> list[Any]:
         vectors = classification.gather(hidden_BLD, batch, pooling)
         return list(zip(kind.gather(hidden_BLD, batch, pooling), vectors, strict=True))
 
-    wanted = splits if "probe" in job.settings.methods else splits[2:]
-    answers = [rows.answers(encoder, split.inputs, job.settings.precision, read) for split in wanted]
+    answers = [rows.answers(encoder, split.inputs, job.settings.precision, read, ask) for split in splits]
     if weights_hash(encoder) != before:
         raise RuntimeError(f"{job.title}: reading features changed the encoder's weights")
-    if job.embeds:
-        _store_vectors(job, [vector for _, vector in answers[-1]])
-    if "probe" not in job.settings.methods:
-        return
-    train, validation, test = (
-        split.with_features([features for features, _ in answer])
-        for split, answer in zip(splits, answers, strict=True)
-    )
-    for budget, seed, drawn in _draws(job, train):
-        chosen, scores = choose(kind, kind.probes(drawn, job.task.labels), validation)
-        predictions, test_scores = read_test(kind, chosen, test)
-        yield Outcome(job.arm.name, "probe", str(budget), seed, scores, test_scores, predictions)
+    return answers
+
+
+def _stacked(rows: Rows) -> Any:
+    import torch
+
+    return torch.stack(list(rows.features))
 
 
 def _store_vectors(job: Job, vectors: Sequence[Any]) -> None:
@@ -212,7 +240,7 @@ def _finetune(job: Job) -> Iterator[Outcome]:
     train, validation, test = (_split(job, split) for split in ("train", "validation", "test"))
     for budget, seed, drawn in _draws(job, train):
         model = heads.build(
-            kind.HEAD,
+            kind.HEADS[job.task.modality],
             job.arm.source,
             job.task.labels,
             pretrained=job.arm.pretrained,
@@ -229,6 +257,7 @@ def _finetune(job: Job) -> Iterator[Outcome]:
             job.settings,
             seed=seed,
             folder=job.folder / TRAINING,
+            reader=job.task.reader,
         )
         predictions, test_scores = read_test(kind, chosen, test)
         if job.keeps_model:

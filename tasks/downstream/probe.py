@@ -19,10 +19,19 @@ Matrix = np.ndarray[Any, Any]
 
 
 class Classifier(Protocol):
-    """What `regressions` gives."""
+    """What `regressions` gives.
+
+    Attributes:
+        classes_: the labels, in the order of the columns of `predict_log_proba`.
+    """
+
+    classes_: Sequence[str]
 
     def predict(self, features: Matrix) -> Sequence[str]:
         """One label per row."""
+
+    def predict_log_proba(self, features: Matrix) -> Matrix:
+        """Logarithm of each class's probability, a row for each row."""
 
 
 def pooled(hidden_BLD: Tensor, mask_BL: Tensor | None, pooling: str) -> Tensor:
@@ -45,7 +54,12 @@ def pooled(hidden_BLD: Tensor, mask_BL: Tensor | None, pooling: str) -> Tensor:
     return hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), last]
 
 
-def regressions(features: Matrix, answers: Sequence[str]) -> Iterator[Classifier]:
+def regressions(
+    features: Matrix,
+    answers: Sequence[str],
+    penalties: Sequence[float] = PENALTIES,
+    max_iterations: int = MAX_ITERATIONS,
+) -> Iterator[Classifier]:
     """Multinomial logistic regressions on standardised features, one per penalty; each has `predict`.
 
     A draw with a single class has nothing to learn: it gives the constant answer.
@@ -58,8 +72,8 @@ def regressions(features: Matrix, answers: Sequence[str]) -> Iterator[Classifier
     if len(set(answers)) < 2:
         yield DummyClassifier().fit(features, answers)
         return
-    for penalty in PENALTIES:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=MAX_ITERATIONS))
+    for penalty in penalties:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=max_iterations))
         with unconverged_is_fine():
             model.fit(features, answers)
         yield model

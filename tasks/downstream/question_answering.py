@@ -22,7 +22,7 @@ from torch import Tensor
 from tasks.downstream.protocol import Predict
 from tasks.downstream.rows import Rows
 
-HEAD = "AutoModelForQuestionAnswering"
+HEADS = {"text": "AutoModelForQuestionAnswering"}
 METRICS = ("f1", "exact_match")
 MAX_ANSWER_POSITIONS = 30
 OUT_OF_REACH = -1

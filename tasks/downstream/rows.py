@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,15 @@ from transformers import PreTrainedModel
 
 from models import attention
 from models.heads import accepted
-from tasks.engine.order import row_of
+from tasks.engine.order import row_of, sample_key
 from tasks.engine.precision import autocast
+from tasks.modalities import Reader
 
 # A batch of evaluation holds about this many positions, so that memory does not grow with length.
 POSITIONS_PER_BATCH = 8192
+PIXELS_PER_POSITION = 64
+
+Ask = Callable[[PreTrainedModel, Mapping[str, Tensor]], Any]
 
 
 @dataclass(frozen=True)
@@ -89,15 +93,20 @@ class Supervision:
         self.seed = seed
 
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
-        """The rows at these positions, cut to the longest of them."""
-        rows = row_of(torch.tensor(positions), self.num_samples, self.seed)
-        return trim({key: value[rows] for key, value in self.tensors.items()})
+        """The rows at these positions, cut to the longest of them, and `key` [B] for what is random."""
+        position_B = torch.tensor(positions)
+        rows = row_of(position_B, self.num_samples, self.seed)
+        batch = trim({key: value[rows] for key, value in self.tensors.items()})
+        return {**batch, "key": sample_key(self.seed, position_B)}
 
 
 def lengths(inputs: Mapping[str, Tensor]) -> Tensor:
     """How many positions of each row are real; all of them where nothing is padded."""
     if "attention_mask" in inputs:
         return inputs["attention_mask"].sum(1)
+    if "pixels" in inputs:
+        num_rows, _, height, width = inputs["pixels"].shape
+        return torch.full((num_rows,), -(-height * width // PIXELS_PER_POSITION))
     return torch.ones(len(next(iter(inputs.values()))), dtype=torch.long)
 
 
@@ -124,8 +133,20 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def ask_through(reader: Reader | None) -> Ask:
+    """The model's outputs for a batch of stored inputs."""
+
+    def ask(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Any:
+        known = batch if reader is None else reader(batch, training=False, key=None)
+        return model(**accepted(model, known))
+
+    return ask
+
+
 @torch.no_grad()
-def answers(model: PreTrainedModel, inputs: Mapping[str, Tensor], precision: str, read: Any) -> list[Any]:
+def answers(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor], precision: str, read: Any, ask: Ask | None = None
+) -> list[Any]:
     """What `read(outputs, batch)` lists for every row, in the rows' order.
 
     Rows are sorted by length, so that batches hold little padding. The model is put in evaluation
@@ -136,7 +157,9 @@ def answers(model: PreTrainedModel, inputs: Mapping[str, Tensor], precision: str
         inputs: of all rows.
         precision: `auto`, `float32` or `bfloat16`.
         read: from the model's outputs and the batch to one item per row.
+        ask: from the model and a batch to outputs; None calls the model with the inputs as they are.
     """
+    ask = ask or ask_through(None)
     where = device()
     nn.Module.to(model, where).eval()
     sizes = lengths(inputs)
@@ -148,7 +171,7 @@ def answers(model: PreTrainedModel, inputs: Mapping[str, Tensor], precision: str
         rows = order[start : start + max(1, POSITIONS_PER_BATCH // max(int(sizes[order[start]]), 1))]
         batch = {key: value.to(where) for key, value in trim({k: v[rows] for k, v in inputs.items()}).items()}
         with autocast(precision, where):
-            outputs = model(**accepted(model, batch))
+            outputs = ask(model, batch)
         for row, item in zip(rows.tolist(), read(outputs, batch), strict=True):
             items[row] = item
         start += len(rows)

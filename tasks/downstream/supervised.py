@@ -20,6 +20,7 @@ from tasks.downstream.protocol import Predict
 from tasks.downstream.rows import Rows, Supervision
 from tasks.engine import loop
 from tasks.engine.settings import TrainSettings
+from tasks.modalities import Reader
 
 # Where `evaluate_every` is 0: how many looks at validation a whole run has. A look at 500 rows costs as
 # much as 10 steps of 16.
@@ -106,6 +107,7 @@ def fit(
     *,
     seed: int,
     folder: Path,
+    reader: Reader | None = None,
 ) -> tuple[Predict, dict[str, float]]:
     """Train the model in place and answer with its best weights' predictions, and their validation scores.
 
@@ -118,11 +120,12 @@ def fit(
         settings: of the stage.
         seed: of order and dropout.
         folder: for checkpoints and the best weights.
+        reader: makes of stored inputs what the model reads.
     """
     targets = kind.targets(train, labels)
     usable = kind.learnable(targets).nonzero().flatten()
     stopping = EarlyStopping(folder, kind.METRICS[0], settings.patience)
-    predict = predictor(kind, model, labels, settings.precision)
+    predict = predictor(kind, model, labels, settings.precision, reader)
 
     def evaluate(objective: Any, step: int) -> Mapping[str, float]:
         scores = kind.score(validation, predict(validation))
@@ -136,7 +139,7 @@ def fit(
         rows.use_fast_attention(model, train.inputs, rows.device())
         plan: TrainSettings = schedule(settings, len(usable))
         loop.train(
-            heads.Supervised(model),
+            heads.Supervised(model, reader),
             Supervision(inputs, answers, seed),
             plan,
             seed=seed,
@@ -150,7 +153,9 @@ def fit(
     return predict, stopping.best[1]
 
 
-def predictor(kind: Kind, model: PreTrainedModel, labels: list[str], precision: str) -> Predict:
+def predictor(
+    kind: Kind, model: PreTrainedModel, labels: list[str], precision: str, reader: Reader | None = None
+) -> Predict:
     """Predictions by the model as it is when asked."""
 
     def read(outputs: Any, batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -159,6 +164,7 @@ def predictor(kind: Kind, model: PreTrainedModel, labels: list[str], precision: 
         return [{key: value[row] for key, value in logits.items()} for row in range(num_rows)]
 
     def predict(given: Rows) -> list[str]:
-        return kind.decode(rows.answers(model, given.inputs, precision, read), given, labels)
+        outputs = rows.answers(model, given.inputs, precision, read, rows.ask_through(reader))
+        return kind.decode(outputs, given, labels)
 
     return predict

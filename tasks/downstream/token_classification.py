@@ -20,7 +20,7 @@ from tasks.downstream import probe
 from tasks.downstream.protocol import Predict
 from tasks.downstream.rows import Rows
 
-HEAD = "AutoModelForTokenClassification"
+HEADS = {"text": "AutoModelForTokenClassification"}
 METRICS = ("entity_f1", "entity_precision", "entity_recall")
 OUTSIDE = "O"
 

@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ Scalars = dict[str, Any]
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of one run in one folder."""
+    """The newest `keep` checkpoints of one run in one folder, and those that it is told to keep."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
@@ -37,15 +37,23 @@ class Checkpoints:
         self._failure: BaseException | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, step: int, tensors: Mapping[str, Tensor], scalars: Scalars) -> None:
+    def save(
+        self, step: int, tensors: Mapping[str, Tensor], scalars: Scalars, *, keep: Collection[int] = ()
+    ) -> None:
         """Copy the tensors and return; a thread writes them. Waits for the write before.
+
+        Args:
+            step: steps done.
+            tensors: of the run's state.
+            scalars: the rest of it.
+            keep: steps of older checkpoints that must stay.
 
         Raises:
             OSError: the write before this one failed (disk full, folder gone).
         """
         self.wait()
         self._stage(tensors)
-        self._writer = threading.Thread(target=self._write, args=(step, scalars), name="checkpoint")
+        self._writer = threading.Thread(target=self._write, args=(step, scalars, keep), name="checkpoint")
         self._writer.start()
 
     def wait(self) -> None:
@@ -66,6 +74,19 @@ class Checkpoints:
                 log.warning("checkpoint %s is damaged and skipped (%s)", path, error)
         return None
 
+    def rewind(self, step: int, scalars: Scalars) -> None:
+        """Make the checkpoint of that step the newest, with some of its scalars replaced.
+
+        Newer ones go first, so that a kill in between leaves a run that comes here again.
+        """
+        self.wait()
+        for path in sorted(self.folder.glob("step-*.json"), reverse=True):
+            if _step(path) > step:
+                _drop(path)
+            elif _step(path) == step:
+                committed = json.loads(path.read_text())
+                _commit(path, {**committed, "scalars": {**committed["scalars"], **scalars}})
+
     def reserve(self, tensors: Mapping[str, Tensor]) -> None:
         """Make the staging buffers in a thread, so that no checkpoint pays for fresh memory."""
         self.wait()
@@ -81,7 +102,7 @@ class Checkpoints:
         for name, value in tensors.items():
             self._staged[name].copy_(value.detach())
 
-    def _write(self, step: int, scalars: Scalars) -> None:
+    def _write(self, step: int, scalars: Scalars, keep: Collection[int]) -> None:
         try:
             data = self.folder / f"step-{step:09d}.safetensors"
             partial = data.with_suffix(".partial")
@@ -91,16 +112,30 @@ class Checkpoints:
                 raise OSError(f"cannot write checkpoint {partial}: {error}") from error
             committed = {"step": step, "scalars": scalars, "crc32": _crc32(partial)}
             _durable_rename(partial, data)
-            partial.write_text(json.dumps(committed))
-            _durable_rename(partial, data.with_suffix(".json"))
-            self._drop_old()
+            _commit(data.with_suffix(".json"), committed)
+            self._drop_old(keep)
         except BaseException as error:
             self._failure = error
 
-    def _drop_old(self) -> None:
+    def _drop_old(self, keep: Collection[int]) -> None:
         for path in sorted(self.folder.glob("step-*.json"))[: -self.keep]:
-            path.unlink()
-            path.with_suffix(".safetensors").unlink(missing_ok=True)
+            if _step(path) not in keep:
+                _drop(path)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _drop(path: Path) -> None:
+    path.unlink()
+    path.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def _commit(path: Path, committed: Mapping[str, Any]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(committed))
+    _durable_rename(partial, path)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Scalars]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,14 @@ class World:
             values = values.clone()
             dist.all_reduce(values)
         return values
+
+    def from_first(self, ask: Callable[[], Answer]) -> Answer:
+        """What the first rank answers, which alone is asked; all wait for it."""
+        if self.size == 1:
+            return ask()
+        answers = [ask() if self.is_first else None]
+        dist.broadcast_object_list(answers, device=self.device)
+        return cast("Answer", answers[0])
 
 
 @contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 from torch import Tensor
+
+Made = TypeVar("Made")
 
 
 class Batches(Protocol):
@@ -26,3 +29,24 @@ class Batches(Protocol):
 
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """The samples at these positions, stacked along the first dimension."""
+
+
+def ahead(make: Callable[[int], Made], current: Callable[[], int], steps: int) -> Iterator[tuple[int, Made]]:
+    """Each step with what is made for it, one step ahead by a thread.
+
+    Args:
+        make: for a step, counted from 0.
+        current: the next step; asked after each, because a run may go back.
+        steps: where it ends.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        step = current()
+        coming = thread.submit(make, step)
+        while step < steps:
+            made = coming.result()
+            if step + 1 < steps:
+                coming = thread.submit(make, step + 1)
+            yield step, made
+            if current() != step + 1:
+                coming = thread.submit(make, current())
+            step = current()

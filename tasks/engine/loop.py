@@ -2,70 +2,42 @@
 
 Everything that happens at a step is a function of (seed, step): which samples, which masks, which
 dropout, which rate. What a checkpoint must hold is therefore weights, optimizer, averages and one
-integer, and a run that was killed ends bit-equal to one that was not.
+integer, and a run that was killed ends bit-equal to one that was not. Where the guard sends the run
+back to an earlier checkpoint, it goes on with samples of epochs that it would not have reached.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from models.counter import mix
-from models.objectives import Batch, Objective, Step
+from models.objectives import Objective
 from tasks.engine import optimizer as optimizers
 from tasks.engine.checkpoint import Checkpoints
 from tasks.engine.distributed import World, world
+from tasks.engine.events import Callback, Event
+from tasks.engine.guard import Collapsed, Decision, Guard, Verdict
 from tasks.engine.interrupt import Interrupted, termination
-from tasks.engine.loader import Batches
+from tasks.engine.loader import Batches, ahead
 from tasks.engine.memory import keep_freed_memory
 from tasks.engine.precision import autocast
 from tasks.engine.schedule import learning_rate
 from tasks.engine.settings import TrainSettings
 from tasks.engine.state import History, State
+from tasks.engine.wrapping import unsynchronised, wrapped
+
+log = logging.getLogger(__name__)
 
 
 class NonFiniteLoss(ArithmeticError):
     """The loss or its gradient is not a number; the weights are still those of the step before."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """What callbacks are told every `log_every` steps.
-
-    Attributes:
-        step: steps done, counted from 1.
-        total_steps: steps of the whole run.
-        metrics: means over the steps since the last event, and the learning rate.
-        steps_done: steps since this process started, which is fewer than `step` after a resume.
-        units: units (tokens, images, ...) of those steps, over all ranks.
-        seconds: time since it started, evaluations and checkpoints included.
-        unit: the unit's name.
-    """
-
-    step: int
-    total_steps: int
-    metrics: Mapping[str, float]
-    steps_done: int
-    units: float
-    seconds: float
-    unit: str
-
-
-class Callback(Protocol):
-    """A side effect: a progress bar, a tracker, a guard."""
-
-    def __call__(self, event: Event) -> None:
-        """Called on the first rank only."""
 
 
 Evaluate = Callable[[Objective, int], Mapping[str, float]]
@@ -90,13 +62,15 @@ def train(
         settings: length, batch, optimizer, schedule.
         seed: of sample order, masks and dropout.
         checkpoints: folder for resume; None keeps none.
-        callbacks: told every `log_every` steps.
+        callbacks: told every `log_every` steps, and every `health_every` steps what the guard says.
         evaluate: asked every `evaluate_every` steps, and at the end of the weights that are kept;
             the objective is in evaluation mode then, without gradient.
         stop: asked after each evaluation; True ends the training early.
 
     Raises:
         NonFiniteLoss: names the step; the weights were not touched by it.
+        Collapsed: the guard saw the objective fail, and the settings say to stop.
+        ValueError: the settings ask for roll-backs and there is no folder for checkpoints.
         Interrupted: SIGTERM came; a checkpoint was written.
     """
     if not settings.steps:
@@ -127,13 +101,19 @@ class _Loop:
         self.ranks = ranks
         self.seed = seed
         self.state = State(objective, settings)
-        self.forward = _wrapped(objective, settings, ranks)
+        self.forward = wrapped(objective, settings, ranks)
+        self.guard = Guard(settings)
         self.checkpoints = Checkpoints(folder, settings.keep_checkpoints) if folder else None
+        if settings.on_collapse == "roll_back" and not folder:
+            raise ValueError("on_collapse roll_back needs a folder for checkpoints; give one, or choose stop")
         newest = self.checkpoints.newest() if self.checkpoints else None
         if newest is not None:
             self.state.restore(*newest)
+            self.guard.restore(newest[1]["guard"])
+        elif settings.on_collapse == "roll_back":
+            self._save()
         self.began = time.perf_counter()
-        self.first_step = self.state.step
+        self.steps_done = 0
 
     def run(
         self,
@@ -145,13 +125,22 @@ class _Loop:
         state, settings = self.state, self.settings
         self.objective.train()
         for step, parts in self._prefetched():
-            self._optimize(step, parts)
+            try:
+                self._optimize(step, parts)
+            except NonFiniteLoss as error:
+                if settings.on_collapse != "roll_back":
+                    raise
+                self._act(callbacks, {}, Verdict("failed", str(error)))
+                continue
             state.step = step + 1
+            self.steps_done += 1
             is_last = state.step == settings.steps
-            if self.checkpoints and step == self.first_step:
+            if self.checkpoints and self.steps_done == 1:
                 self.checkpoints.reserve(state.tensors())
             if state.step % settings.log_every == 0 or is_last:
                 self._log(callbacks)
+            if self.guard.is_due(state.step) and self._look(callbacks) == "roll_back":
+                continue
             if (
                 evaluate
                 and not is_last
@@ -162,7 +151,10 @@ class _Loop:
                 if stop():
                     break
             is_interrupted = asked_to_stop() and not is_last
-            if state.step % settings.checkpoint_every == 0 or is_last or is_interrupted:
+            is_regular = state.step % settings.checkpoint_every == 0
+            if is_regular:
+                self.guard.saving(state.step)
+            if is_regular or is_last or is_interrupted:
                 self._save()
             if is_interrupted:
                 self._finish_writing()
@@ -175,22 +167,19 @@ class _Loop:
         return state.history
 
     def _prefetched(self) -> Iterator[tuple[int, list[dict[str, Tensor]]]]:
-        """Each step with its micro-batches, made one step ahead by a thread."""
+        """Each step with its micro-batches; other samples after each roll-back."""
         size, steps = self.settings.batch_size, self.settings.steps
+        num_samples = self.batches.num_samples
+        num_positions = math.ceil(steps * size / num_samples) * num_samples
 
         def make(step: int) -> list[dict[str, Tensor]]:
-            positions = self.ranks.share(range(step * size, (step + 1) * size))
+            start = self.guard.num_roll_backs * num_positions + step * size
+            positions = self.ranks.share(range(start, start + size))
             part = math.ceil(len(positions) / self.settings.micro_batches)
             cuts = range(0, len(positions), part)
             return [self._moved(self.batches.batch(positions[cut : cut + part])) for cut in cuts]
 
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
-            coming = thread.submit(make, self.state.step)
-            for step in range(self.state.step, steps):
-                parts = coming.result()
-                if step + 1 < steps:
-                    coming = thread.submit(make, step + 1)
-                yield step, parts
+        return ahead(make, lambda: self.state.step, steps)
 
     def _moved(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.ranks.device.type == "cpu":
@@ -199,11 +188,11 @@ class _Loop:
 
     def _optimize(self, step: int, parts: list[dict[str, Tensor]]) -> None:
         """One optimizer step. Loss and gradient are exact means over all parts and ranks."""
-        torch.manual_seed(mix(self.seed, step, self.ranks.rank))
+        torch.manual_seed(mix(self._seed(), step, self.ranks.rank))
         self.state.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
         for index, part in enumerate(parts):
-            with _unsynchronised(self.forward, is_last=index == len(parts) - 1):
+            with unsynchronised(self.forward, is_last=index == len(parts) - 1):
                 with autocast(self.settings.precision, self.ranks.device):
                     result = self.forward(part)
                 weight = torch.as_tensor(result.weight, dtype=torch.float64, device=result.loss.device)
@@ -214,45 +203,84 @@ class _Loop:
         totals = dict(zip(sums, self.ranks.sum(torch.stack([*sums.values()])), strict=True))
         weight = totals.pop("weight")
         means = {name: total / weight for name, total in totals.items()}
-        norm = self._scale_and_clip(weight.float())
+        norm = self.state.scale_and_clip(self.ranks.size / weight.float())  # DDP has divided by the ranks
         if not math.isfinite(norm):
             raise NonFiniteLoss(
                 f"step {step + 1}: the loss is {float(means['loss']):g} and the gradient norm {norm:g}; "
                 f"the weights of step {step} are kept. Lower `lr`, raise `warmup_fraction`, or look for "
                 "broken samples in this step's batch."
             )
-        optimizers.set_rate(self.state.optimizer, learning_rate(self.settings, step))
+        optimizers.set_rate(self.state.optimizer, self._rate(step))
         self.state.optimizer.step()
         self.state.move_average(self.settings.ema_decay)
         self.objective.after_step((step + 1) / self.settings.steps)
         self.state.add({**means, "gradient_norm": torch.full_like(weight, norm)})
 
-    @torch.no_grad()
-    def _scale_and_clip(self, total_weight: Tensor) -> float:
-        """Turn summed gradients into means, clip their global norm, and return it as it was."""
-        state = self.state
-        gradients = optimizers.gradients(state.weights)
-        # DDP has already divided by the number of ranks
-        torch._foreach_mul_(gradients, self.ranks.size / total_weight)
-        if state.initial:
-            moved = torch._foreach_sub(state.weights, state.initial)
-            pull = 2 * self.settings.pull_to_initial
-            torch._foreach_add_([weight.grad for weight in state.weights], moved, alpha=pull)
-        norm = nn.utils.get_total_norm(gradients)
-        if self.settings.clip_norm:
-            nn.utils.clip_grads_with_norm_(state.weights, self.settings.clip_norm, norm)
-        return float(norm)
+    def _seed(self) -> int:
+        num_roll_backs = self.guard.num_roll_backs
+        return mix(self.seed, num_roll_backs) if num_roll_backs else self.seed
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(self.settings, step) * self.guard.memory.rate
 
     def _log(self, callbacks: Sequence[Callback]) -> None:
-        state, settings = self.state, self.settings
-        metrics = {**state.take_means(), "lr": learning_rate(settings, state.step - 1)}
+        state = self.state
+        metrics = {**state.take_means(), "lr": self._rate(state.step - 1)}
         state.history.train.append({"step": state.step, **metrics})
-        num_steps = state.step - self.first_step
-        units = num_steps * settings.batch_size * self.batches.units_per_sample
-        seconds = time.perf_counter() - self.began
-        event = Event(state.step, settings.steps, metrics, num_steps, units, seconds, self.batches.unit)
+        self._tell(callbacks, metrics)
+
+    def _tell(
+        self,
+        callbacks: Sequence[Callback],
+        metrics: Mapping[str, float],
+        verdict: Verdict | None = None,
+        decision: Decision = "",
+    ) -> None:
+        units = self.steps_done * self.settings.batch_size * self.batches.units_per_sample
+        event = Event(
+            self.state.step, self.settings.steps, metrics, self.steps_done, units,
+            time.perf_counter() - self.began, self.batches.unit, verdict, decision,
+        )  # fmt: skip
         for callback in callbacks if self.ranks.is_first else ():
             callback(event)
+
+    def _look(self, callbacks: Sequence[Callback]) -> Decision:
+        """Read the objective's health on the first rank, and act on it on all."""
+        health = self.ranks.from_first(self.objective.health)
+        if not health.measures and not health.signature:
+            return ""
+        self.state.history.health.append({"step": self.state.step, **health.measures})
+        return self._act(callbacks, health.measures, self.guard.judge(health, self.state.step))
+
+    def _act(
+        self, callbacks: Sequence[Callback], measures: Mapping[str, float], verdict: Verdict
+    ) -> Decision:
+        step, decision = self.state.step, self.guard.decide(verdict)
+        if decision:
+            entry = {"step": step, "decision": decision, "sentence": verdict.sentence}
+            self.state.history.decisions.append(entry)
+        metrics = {f"health.{name}": value for name, value in measures.items()}
+        self._tell(callbacks, metrics, verdict, decision)
+        if decision == "stop":
+            raise Collapsed(f"step {step}: {verdict.sentence}")
+        if self.ranks.is_first and (decision or self.guard.memory.num_bad == 1):
+            log.warning("step %d, %s: %s", step, decision or verdict.state, verdict.sentence)
+        if decision == "roll_back":
+            self._roll_back()
+        return decision
+
+    def _roll_back(self) -> None:
+        """Become the last healthy checkpoint again; it then is the newest, and knows that we came back."""
+        assert self.checkpoints is not None
+        step = self.guard.memory.healthy_step
+        known = {"guard": self.guard.scalars(), "decisions": self.state.history.decisions}
+        if self.ranks.is_first:
+            self.checkpoints.rewind(step, known)
+        self.ranks.from_first(lambda: None)
+        newest = self.checkpoints.newest()
+        if newest is None or newest[1]["step"] != step:
+            raise Collapsed(f"the checkpoint of step {step}, the last healthy one, is lost; start again")
+        self.state.restore(*newest)
 
     def _evaluate(self, evaluate: Evaluate) -> None:
         self.objective.eval()
@@ -263,31 +291,9 @@ class _Loop:
 
     def _save(self) -> None:
         if self.checkpoints and self.ranks.is_first:
-            self.checkpoints.save(self.state.step, self.state.tensors(), self.state.scalars())
+            scalars = {**self.state.scalars(), "guard": self.guard.scalars()}
+            self.checkpoints.save(self.state.step, self.state.tensors(), scalars, keep=self.guard.protected)
 
     def _finish_writing(self) -> None:
         if self.checkpoints:
             self.checkpoints.wait()
-
-
-def _wrapped(objective: Objective, settings: TrainSettings, ranks: World) -> Callable[[Batch], Step]:
-    """The objective as it is called: recomputing activations, compiled, synchronised over ranks."""
-    if settings.gradient_checkpointing:
-        encoder = objective.encoder
-        # transformers 5.20 renamed the method; older ones know the first name only
-        getattr(encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable)()
-    module: Any = objective
-    if settings.compile:
-        module = torch.compile(module)
-    if ranks.size > 1:
-        module = DistributedDataParallel(module, broadcast_buffers=False)
-    forward: Callable[[Batch], Step] = module
-    return forward
-
-
-def _unsynchronised(forward: Callable[[Batch], Step], *, is_last: bool) -> AbstractContextManager[None]:
-    """DDP's `no_sync` for all micro-batches but the last; nothing where there is no DDP."""
-    if is_last or not isinstance(forward, DistributedDataParallel):
-        return nullcontext()
-    context: AbstractContextManager[None] = forward.no_sync()
-    return context

@@ -41,6 +41,15 @@ class TrainSettings(Settings):
     gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass, for memory.")
     checkpoint_every: int = setting(200, "Steps between checkpoints for resume.", ge=1)
     keep_checkpoints: int = setting(2, "How many of the newest checkpoints are kept.", ge=1)
+    health_every: int = setting(50, "Steps between readings of the objective's health; 0 is off.", ge=0)
+    on_collapse: Literal["warn", "lower_lr", "roll_back", "stop"] = setting(
+        "stop",
+        "What follows a collapse: a warning, 0.3 times the rate, the last healthy checkpoint with other "
+        "samples and 0.3 times the rate, or the end.",
+    )
+    max_roll_backs: int = setting(
+        2, "Times that the rate is lowered or the run goes back; then it stops.", ge=0
+    )
     log_every: int = setting(10, "Steps between logged metrics.", ge=1)
     evaluate_every: int = setting(0, "Steps between held-out losses; 0 measures at the end only.", ge=0)
     evaluate_samples: int = setting(512, "Held-out samples per measurement, at most.", ge=1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.objectives import Objective
 from tasks.engine import optimizer as optimizers
@@ -16,10 +17,19 @@ from tasks.engine.settings import TrainSettings
 
 @dataclass
 class History:
-    """What was measured: means between events, and held-out numbers, each with its step."""
+    """What was measured and decided, each with its step.
+
+    Attributes:
+        train: means between events.
+        evaluations: held-out numbers.
+        health: the objective's own measures.
+        decisions: what the guard did, and the sentence that says why.
+    """
 
     train: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, float]] = field(default_factory=list)
+    health: list[dict[str, float]] = field(default_factory=list)
+    decisions: list[dict[str, Any]] = field(default_factory=list)
 
 
 class State:
@@ -37,6 +47,7 @@ class State:
 
     def __init__(self, objective: Objective, settings: TrainSettings) -> None:
         self.objective = objective
+        self.settings = settings
         self.optimizer = optimizers.build(objective, settings)
         self.weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.average = [w.detach().clone() for w in self.weights] if settings.ema_decay else []
@@ -58,6 +69,20 @@ class State:
         means = {name: float(value) / self.num_summed for name, value in self.sums.items()}
         self.sums, self.num_summed = {}, 0
         return means
+
+    @torch.no_grad()
+    def scale_and_clip(self, factor: Tensor) -> float:
+        """Turn summed gradients into means by that factor, clip their global norm, return it as it was."""
+        gradients = optimizers.gradients(self.weights)
+        torch._foreach_mul_(gradients, factor)
+        if self.initial:
+            moved = torch._foreach_sub(self.weights, self.initial)
+            pull = 2 * self.settings.pull_to_initial
+            torch._foreach_add_([weight.grad for weight in self.weights], moved, alpha=pull)
+        norm = nn.utils.get_total_norm(gradients)
+        if self.settings.clip_norm:
+            nn.utils.clip_grads_with_norm_(self.weights, self.settings.clip_norm, norm)
+        return float(norm)
 
     @torch.no_grad()
     def move_average(self, decay: float) -> None:
@@ -87,6 +112,8 @@ class State:
             "num_summed": self.num_summed,
             "train": list(self.history.train),
             "evaluations": list(self.history.evaluations),
+            "health": list(self.history.health),
+            "decisions": list(self.history.decisions),
         }
 
     def restore(self, tensors: Mapping[str, Tensor], scalars: Scalars) -> None:
@@ -97,7 +124,9 @@ class State:
             name: torch.tensor(value, dtype=torch.float64, device=device)
             for name, value in scalars["sums"].items()
         }
-        self.history = History(scalars["train"], scalars["evaluations"])
+        self.history = History(
+            scalars["train"], scalars["evaluations"], scalars["health"], scalars["decisions"]
+        )
         groups: dict[str, dict[str, Tensor]] = {"objective": {}, "optimizer": {}, "average": {}}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")

@@ -1,10 +1,11 @@
 """What differs between kinds of data. Stages, loop, flow and report never name a modality.
 
-A modality is one folder of three parts, and one word of `NAMES`:
+A modality is one folder of four parts, and one word of `NAMES`:
 
     records    raw files -> normalised records      (ingest)
     quality    records -> derived metrics, checks   (validate)
     tensors    records -> memory-mapped tensors -> batches and model inputs (prepare and after)
+    pictures   records, encoder -> what a person can look at        (preview, report, embed)
 
 so that a stage depends on the part that it uses and on no other.
 """
@@ -12,7 +13,8 @@ so that a stage depends on the part that it uses and on no other.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -24,13 +26,15 @@ if TYPE_CHECKING:  # tasks.config joins the settings that modalities declare int
     from great_expectations.expectations.expectation import Expectation
     from numpy.typing import NDArray
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from models.settings import Settings
-    from tasks.config import Columns, Corpus, Recipe, Validate
+    from tasks.config import Columns, Config, Corpus, Recipe, Validate
     from tasks.engine.loader import Batches
+    from tasks.pages.sheets import Section
     from tasks.sources import File
 
-NAMES = ("text",)
+NAMES = ("text", "image")
 
 Record = dict[str, Any]
 
@@ -43,13 +47,33 @@ class Rejected(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors of the files of a folder.
+
+    Attributes:
+        paths: of the files, below the folder, in the order of the rows.
+        vectors: [N, D].
+        left_out: why a file has no vector, by path.
+    """
+
+    paths: list[str]
+    vectors: NDArray[np.float32]
+    left_out: Mapping[str, str]
+
+
 class Records(Protocol):
     """`records`: raw files to normalised records."""
 
     CorpusSettings: type[Corpus]
+    THREADED: bool
+    """Whether `normalise` spends its time outside of Python, so that threads share its work."""
 
     def schema(self, kind: str | None) -> pa.Schema:
         """Columns of normalised records: of unlabelled ones (None), or of a task of that kind."""
+
+    def gathered(self, files: Iterator[File]) -> Iterator[File]:
+        """The files of a location, those that make up one record as one."""
 
     def read(
         self, file: File, format: str, columns: Columns, kind: str | None, corpus: Any
@@ -65,7 +89,8 @@ class Records(Protocol):
         """The record in `schema`'s columns, in several pieces where a rule splits it.
 
         Beside the columns: `id` (None where the user gave none), `group`, `split` and `row` as read,
-        and `damaged` where something in it could not be decoded.
+        and `damaged` where something in it could not be decoded; `remarks`, where there are any, are
+        words for what was done to it, which the manifest counts.
 
         Raises:
             Rejected: a rule of the corpus (empty, over-long, undecodable) leaves it out.
@@ -82,6 +107,8 @@ class Quality(Protocol):
     """`quality`: derived metrics of records and what is expected of them."""
 
     ValidateSettings: type[Validate]
+    KIN: tuple[str, ...]
+    """Columns by which records are the same: what `Records.content` and `pieces` read."""
 
     def describe(self, records: pa.Table) -> pa.Table:
         """Derived metrics, one row per record, first column `id`."""
@@ -96,10 +123,43 @@ class Quality(Protocol):
         """Hashes of each record's parts, list<uint64>: a record that holds another has most of its pieces."""
 
 
+class Reader(Protocol):
+    """Stored inputs of labelled records to what a model reads; an `nn.Module` that processes can share."""
+
+    def __call__(
+        self, batch: Mapping[str, Tensor], *, training: bool, key: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The batch as the model reads it.
+
+        Args:
+            batch: rows of `inputs`, and targets, which stay.
+            training: whether to change the inputs at random.
+            key: int64 per row, from which all that is random is drawn.
+        """
+
+    def hidden(
+        self, encoder: PreTrainedModel, batch: Mapping[str, Tensor], kind: str, pooling: str
+    ) -> Tensor:
+        """What a probe of that kind reads of each row, [B, L, D].
+
+        Args:
+            encoder: without heads.
+            batch: rows of `inputs`.
+            kind: of the task.
+            pooling: `mean` or `first`.
+        """
+
+
 class Tensors(Protocol):
-    """`tensors`: records to memory-mapped tensors, and those to batches."""
+    """`tensors`: records to memory-mapped tensors, and those to batches.
+
+    Attributes:
+        UNIT: what throughput counts ("tokens", "images"); a slot of the manifest that does not count
+            it holds one in each row.
+    """
 
     PrepareSettings: type[Settings]
+    UNIT: str
 
     def prepare(
         self,
@@ -131,10 +191,47 @@ class Tensors(Protocol):
         """Samples of one slot (`general`, `domain`, `tasks`) and split (`train`, `heldout`)."""
 
     def inputs(self, records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict[str, Tensor]:
-        """Labelled records as tensors for a `transformers` model, first dimension the record."""
+        """Labelled records as tensors, first dimension the record."""
+
+    def reader(self, prepared: Path, recipe: Recipe) -> Reader | None:
+        """What makes of `inputs` what a `transformers` model reads; None where it reads them as they are."""
 
     def finish(self, prepared: Path, folder: Path) -> None:
         """Write beside saved weights what `Auto*.from_pretrained` needs as well (a tokenizer)."""
+
+
+class Pictures(Protocol):
+    """`pictures`: what a person can look at. Every answer is empty where a modality shows nothing."""
+
+    READS: str
+    """What its encoders take, in transformers' words (`main_input_name`)."""
+
+    def files(self, name: str, config: Config) -> list[Path]:
+        """What `sections` reads of a recipe's run beside what the page reads anyway."""
+
+    def sections(self, name: str, config: Config, folder: Path) -> list[Section]:
+        """Parts of the report, made by the encoder that a recipe's run left; files go into `folder`."""
+
+    def preview(self, name: str, config: Config, folder: Path) -> list[Section]:
+        """What a recipe's objective would make of the first records, before anything has run."""
+
+    def thumbnails(self, records: Path, ids: Set[str]) -> Mapping[str, NDArray[np.uint8]]:
+        """Pictures [H, W, C] of records of a parquet file, by id."""
+
+    def embed(self, model: Path, folder: Path, pooling: str) -> Embedded:
+        """Vectors of the files of a folder.
+
+        Args:
+            model: folder with config, weights and what prepares a file for them.
+            folder: with the files.
+            pooling: how tokens become one vector, `mean` or `class`.
+
+        Raises:
+            InputError: the model or the folder cannot be read; says what to do.
+        """
+
+    def picture(self, file: Path) -> NDArray[np.uint8]:
+        """A file as a picture [H, W, C] of modest size."""
 
 
 def records(modality: str) -> Records:
@@ -152,7 +249,12 @@ def tensors(modality: str) -> Tensors:
     return cast("Tensors", _part(modality, "tensors"))
 
 
-def _part(modality: str, part: Literal["records", "quality", "tensors"]) -> Any:
+def pictures(modality: str) -> Pictures:
+    """The `pictures` module of a modality."""
+    return cast("Pictures", _part(modality, "pictures"))
+
+
+def _part(modality: str, part: Literal["records", "quality", "tensors", "pictures"]) -> Any:
     if modality not in NAMES:
         raise KeyError(unknown("modality", modality, NAMES))
     return importlib.import_module(f"tasks.modalities.{modality}.{part}")

@@ -29,6 +29,7 @@ MOST_COMPARED = 2000
 class Neighbour:
     """A test row near another one."""
 
+    id: str
     label: str
     text: str
     cosine: float
@@ -39,6 +40,7 @@ class Neighbour:
 class Query:
     """A test row and the rows that the encoder puts nearest to it."""
 
+    id: str
     label: str
     text: str
     neighbours: list[Neighbour]
@@ -63,7 +65,9 @@ class Neighbourhood:
     rows: int
 
 
-def neighbourhood(rows: Sequence[Row], vectors: NDArray[np.float32], count: int) -> Neighbourhood | None:
+def neighbourhood(
+    rows: Sequence[Row], vectors: NDArray[np.float32], count: int, num_queries: int = MOST_QUERIES
+) -> Neighbourhood | None:
     """Nearest neighbours by cosine among the rows themselves; None where there are too few."""
     import numpy as np
 
@@ -74,7 +78,7 @@ def neighbourhood(rows: Sequence[Row], vectors: NDArray[np.float32], count: int)
     frequency = Counter(labels)
     queries = [labels.index(label) for label, _ in sorted(frequency.items(), key=lambda f: (-f[1], f[0]))]
     if len(frequency) == 1:
-        queries = list(range(0, len(rows), -(-len(rows) // MOST_QUERIES)))
+        queries = list(range(0, len(rows), -(-len(rows) // num_queries)))
     agreement, compared = None, min(len(rows), MOST_COMPARED)
     if len(frequency) > 1:
         sample = np.linspace(0, len(rows) - 1, compared).astype(int)
@@ -82,11 +86,13 @@ def neighbourhood(rows: Sequence[Row], vectors: NDArray[np.float32], count: int)
         codes = np.unique(labels, return_inverse=True)[1]
         agreement = float((codes[near] == codes[sample][:, None]).mean())
     chance = sum(n * (n - 1) for n in frequency.values()) / (len(rows) * (len(rows) - 1))
-    chosen = np.array(queries[:MOST_QUERIES])
+    chosen = np.array(queries[:num_queries])
     near, cosines = _nearest(unit, chosen, count)
     shown = [
-        Query(labels[q], excerpt(_text(rows[q])), [
-            Neighbour(labels[n], excerpt(_text(rows[n]), 130), float(c), labels[n] == labels[q])
+        Query(str(rows[q]["id"]), labels[q], excerpt(_text(rows[q])), [
+            Neighbour(
+                str(rows[n]["id"]), labels[n], excerpt(_text(rows[n]), 130), float(c), labels[n] == labels[q]
+            )
             for n, c in zip(near[place], cosines[place], strict=True)
         ])
         for place, q in enumerate(chosen)
@@ -107,17 +113,27 @@ def _nearest(
 
 @dataclass(frozen=True)
 class Map:
-    """Test rows on a plane: (x, y, group) within 0..1, the groups' names, and what each row says."""
+    """Test rows on a plane: (x, y, group) within 0..1, the groups' names, what each row says, its id."""
 
     points: list[tuple[float, float, int]]
     groups: list[str]
     titles: list[str]
+    ids: list[str]
     rows: int
 
     @property
     def height(self) -> float:
         """Largest y; the width is at most 1."""
         return max(y for _, y, _ in self.points)
+
+    def apart(self, distance: float) -> list[int]:
+        """Places of points of which no two are nearer to each other than that, along either axis."""
+        taken: list[int] = []
+        for place, (x, y, _) in enumerate(self.points):
+            others = (self.points[other] for other in taken)
+            if all(max(abs(x - other_x), abs(y - other_y)) >= distance for other_x, other_y, _ in others):
+                taken.append(place)
+        return taken
 
 
 def embedding_map(rows: Sequence[Row], vectors: NDArray[np.float32], most: int) -> Map | None:
@@ -146,7 +162,8 @@ def embedding_map(rows: Sequence[Row], vectors: NDArray[np.float32], most: int) 
         (round(float(x), 4), round(float(y), 4), index.get(label, len(groups) - 1))
         for (x, y), label in zip(placed, labels, strict=True)
     ]
-    return Map(points, groups, [excerpt(_text(row), 150) for row in chosen], len(rows))
+    titles = [excerpt(_text(row), 150) for row in chosen]
+    return Map(points, groups, titles, [str(row["id"]) for row in chosen], len(rows))
 
 
 def rows_and_vectors(table: pa.Table, task: str) -> tuple[list[Row], NDArray[np.float32]]:

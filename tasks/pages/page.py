@@ -8,10 +8,11 @@ from a disk, in light and dark, on a phone and on paper.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from tasks import layout, modalities
 from tasks.pages import figures, mistakes, neighbours, verdict, wording
 from tasks.pages.evidence import TRAINING_STAGES, Evidence, Json
 from tasks.pages.lineage import all_units, costs, lineage
@@ -25,13 +26,22 @@ from tasks.pages.scores import (
     method_name,
     metric_name,
 )
+from tasks.pages.sheets import Section, data_uri, scaled
 
 MOST_POINTS = 2400
 MOST_SOURCES = 12
+THUMBNAIL = 0.05  # side on the embedding map, whose side is 1
+THUMBNAIL_PIXELS = 48
 
 
-def render(evidence: Evidence, plots: Path) -> str:
-    """The whole page; figures are written into `plots` as SVG and PNG files as well."""
+def render(evidence: Evidence, plots: Path, sections: Sequence[Section] = ()) -> str:
+    """The whole page; figures are written into `plots` as SVG and PNG files as well.
+
+    Args:
+        evidence: what the run left.
+        plots: folder of the figures' files.
+        sections: what the recipe's modality shows of it.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -74,6 +84,7 @@ def render(evidence: Evidence, plots: Path) -> str:
         gap=gap_section(evidence, plots),
         errors=[error for task in tasks if (error := error_section(evidence, task, plots))],
         maps=map_sections(evidence, plots),
+        sections=sections,
         data=data_section(evidence),
         perplexity=evidence.generation.get("perplexity") or [],
         samples=evidence.generation.get("samples") or [],
@@ -81,6 +92,7 @@ def render(evidence: Evidence, plots: Path) -> str:
         all_units=all_units(spent),
         lineage=lineage(evidence),
         num_colours=len(SERIES),
+        thumbnail=THUMBNAIL,
     )
 
 
@@ -122,7 +134,12 @@ def loss_figures(losses: Mapping[str, Json], plots: Path) -> list[dict[str, Any]
         small = [
             figures.measure(stage, key, points, plots) for key, points in measured.items() if len(points) > 1
         ]
-        found.append({"stage": stage, "main": figures.losses(stage, curves, plots), "small": small})
+        found.append({
+            "stage": stage,
+            "main": figures.losses(stage, curves, plots),
+            "small": small,
+            "decisions": curves.get("decisions") or [],
+        })  # fmt: skip
     return found
 
 
@@ -203,8 +220,22 @@ def map_sections(evidence: Evidence, plots: Path) -> list[dict[str, Any]]:
         if placed:
             figures.embedding(name, placed.points, placed.groups, plots)
         if near or placed:
-            found.append({"task": name, "near": near, "map": placed})
+            shown = placed.apart(THUMBNAIL) if placed else []
+            ids = {placed.ids[place] for place in shown} if placed else set()
+            for query in near.queries if near else ():
+                ids |= {query.id, *(one.id for one in query.neighbours)}
+            seen = thumbnails(evidence, name, ids)
+            found.append({"task": name, "near": near, "map": placed, "shown": set(shown), "seen": seen})
     return found
+
+
+def thumbnails(evidence: Evidence, task: str, ids: Set[str]) -> dict[str, str]:
+    """Small pictures of test rows by id, as addresses; of a kind of data that can be looked at."""
+    records = layout.corpus(evidence.slots.get("tasks", "none")) / "tasks" / task / "test.parquet"
+    if not records.is_file():
+        return {}
+    found = modalities.pictures(evidence.modality).thumbnails(records, ids)
+    return {row: data_uri(scaled(picture, THUMBNAIL_PIXELS)) for row, picture in found.items()}
 
 
 def data_section(evidence: Evidence) -> dict[str, Any]:

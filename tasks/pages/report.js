@@ -30,7 +30,8 @@ for (const figure of document.querySelectorAll(".map")) {
   svg.addEventListener("pointerdown", show);
   svg.addEventListener("pointerleave", () => { if (current) current.dot.classList.remove("on"); tip.hidden = true; });
   const buttons = [...figure.querySelectorAll("button")];
-  const mark = group => dots.forEach(({dot}) => dot.classList.toggle("dim", group !== null && dot.dataset.g !== group));
+  const marked = svg.querySelectorAll("[data-g]");
+  const mark = group => marked.forEach(one => one.classList.toggle("dim", group !== null && one.dataset.g !== group));
   for (const button of buttons) {
     button.addEventListener("pointerenter", () => mark(button.dataset.g));
     button.addEventListener("pointerleave", () => mark(pinned));

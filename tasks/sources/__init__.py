@@ -9,6 +9,9 @@ A source module answers two questions about a location:
 from __future__ import annotations
 
 import bz2
+import dataclasses
+import fnmatch
+import glob
 import gzip
 import importlib
 import io
@@ -36,7 +39,12 @@ COMPRESSIONS = {f".{name}": name for name in ("gz", "bz2", "xz", "zst")} | {
     ".tbz2": "bz2",
     ".txz": "xz",
 }
+MEMBER = "!/"  # between an archive's location and a path in it
 ARCHIVES = (".tar", ".tgz", ".tbz2", ".txz", ".zip")
+
+
+class BrokenLink(InputError):
+    """A name in a folder with no file behind it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,8 @@ class File:
         format: format, where the source knows better than the name.
         rows: the rows, of a source that has no bytes to give (a hub, parsed documentation).
         columns: what fields of `rows` mean, in the words of `tasks.config.Columns`.
+        inside: its path below the location that was asked for.
+        archive: the archive that it is a member of.
     """
 
     location: str
@@ -62,6 +72,8 @@ class File:
     format: str | None = None
     rows: Callable[[], Iterator[Mapping[str, Any]]] | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    inside: str = ""
+    archive: File | None = None
 
     @property
     def name(self) -> str:
@@ -102,20 +114,44 @@ class Source(Protocol):
 def files(location: str) -> Iterator[File]:
     """Every file at a location, members of archives one by one, in a fixed order.
 
+    `photos.tar!/train` and `photos.tar!/*.png` are members of an archive, by folder, name or glob.
+
     Raises:
         InputError: the scheme is unknown, nothing is there, or it cannot be reached.
     """
     archives = importlib.import_module("tasks.sources.archives")
-    for file in _source(location).files(location):
-        if file.rows is None and file.suffix in ARCHIVES:
-            yield from archives.members(file)
-        else:
-            yield file
+    place, mark, wanted = location.partition(MEMBER)
+    num_found = 0
+    for file in _source(place).files(place):
+        is_archive = file.rows is None and file.suffix in ARCHIVES
+        for found in archives.members(file) if is_archive else [file]:
+            inside = _inside(place, found)
+            if not mark or (is_archive and _is_among(inside, wanted)):
+                num_found += 1
+                yield dataclasses.replace(found, inside=inside)
+    if mark and not num_found:
+        raise InputError(f"{location}: the archive has no such member; correct what stands after `{MEMBER}`.")
+
+
+def _inside(place: str, file: File) -> str:
+    """Path of a file below the place that was asked for; of an archive's member, its path in there."""
+    if file.archive is not None:
+        return file.location.rpartition(MEMBER)[2]
+    steps = place.rstrip("/").split("/")
+    plain = next((number for number, step in enumerate(steps) if glob.has_magic(step)), len(steps))
+    root = "/".join(steps[:plain])
+    return file.location.removeprefix(f"{root}/") if root and file.location != root else file.name
+
+
+def _is_among(name: str, wanted: str) -> bool:
+    folder = wanted.rstrip("/")
+    return name == folder or name.startswith(f"{folder}/") or fnmatch.fnmatchcase(name, wanted)
 
 
 def listing(location: str, *, full_hash: bool = False) -> dict[str, Any]:
     """What stands at a location now, read from names, sizes and times alone unless `full_hash`."""
-    return _source(location).listing(location, full_hash=full_hash)
+    place = location.partition(MEMBER)[0]
+    return _source(place).listing(place, full_hash=full_hash)
 
 
 def _source(location: str) -> Source:

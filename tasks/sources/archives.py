@@ -13,10 +13,10 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from tasks.errors import InputError
-from tasks.sources import File, is_damage
+from tasks.sources import MEMBER, File, is_damage
 
 
 def members(archive: File) -> Iterator[File]:
@@ -42,8 +42,8 @@ def _tar_members(archive: File) -> Iterator[File]:
                 continue
             _refuse_escape(archive, member.name, is_plain=member.isreg())
             if not _is_hidden(member.name):
-                opened = cast("BinaryIO", tar.extractfile(member))
-                yield _member(archive, member.name, opened, member.size)
+                opened = _Forward(cast("BinaryIO", tar.extractfile(member)))
+                yield _member(archive, member.name, cast("BinaryIO", opened), member.size)
 
 
 def _zip_members(archive: File) -> Iterator[File]:
@@ -61,6 +61,21 @@ def _zip_members(archive: File) -> Iterator[File]:
                 yield _member(archive, member.filename, cast("BinaryIO", opened), member.file_size)
 
 
+class _Forward(io.RawIOBase):
+    """A member of a streamed tar, which claims to know whether it can seek and fails when asked."""
+
+    def __init__(self, member: BinaryIO) -> None:
+        self._member = member
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._member.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+
 def seekable(stream: io.BufferedReader) -> BinaryIO:
     """The stream itself where it can seek, else a copy on disk that vanishes when closed."""
     if stream.seekable():
@@ -74,11 +89,12 @@ def seekable(stream: io.BufferedReader) -> BinaryIO:
 
 def _member(archive: File, name: str, opened: BinaryIO, size: int) -> File:
     return File(
-        location=f"{archive.location}!/{name}",
+        location=f"{archive.location}{MEMBER}{name.removeprefix('./')}",
         contents=lambda: opened,
         license=archive.license,
         size=size,
         format=archive.format,
+        archive=archive,
     )
 
 

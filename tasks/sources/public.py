@@ -1,11 +1,14 @@
 """Public data sets by name: `public://wikitext-2/valid.txt`, or `public://wikitext-2` for all files of a set.
 
+A glob names some of them: `public://cifar10/train-*.parquet`.
+
 A file is taken from the mirror where `UNMASK_MIRROR` names one, else downloaded once into the
 scratch folder: with progress, resumed where it broke off, retried, and checked against its sha256.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import http.client
 import os
@@ -157,7 +160,11 @@ def _lookup(location: str) -> tuple[str, PublicSet, list[str]]:
     if name not in CATALOGUE:
         raise InputError(f"{location}: {unknown('public set', name, CATALOGUE)}")
     chosen = CATALOGUE[name]
-    paths = [known for known in chosen.files if not path or known == path or known.startswith(path + "/")]
+    paths = [
+        known
+        for known in chosen.files
+        if not path or known == path or known.startswith(path + "/") or fnmatch.fnmatchcase(known, path)
+    ]
     if not paths:
         raise InputError(f"{location}: {unknown('file', path, chosen.files)}")
     return name, chosen, paths

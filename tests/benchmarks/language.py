@@ -15,7 +15,8 @@ from models import encoders
 from models.attention import choose
 from models.objectives import Objective
 from models.vocabulary import Vocabulary
-from tasks.engine.loop import Event, train
+from tasks.engine.events import Event
+from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
 from tests.benchmarks.baton import Turn
 

@@ -26,6 +26,7 @@ import datasets
 import numpy as np
 from transformers import AutoTokenizer
 
+from tasks.corpora.parts import parts
 from tasks.modalities.text import tensors
 from tasks.modalities.text.tensors import PrepareSettings, TokenizerSettings, documents
 from tasks.modalities.text.tensors.packing import Encoder
@@ -76,7 +77,7 @@ def check(records: Path, tokenizer: Path, out: Path) -> None:
     stream = Stream(out / "general/train")
     ids = np.split(stream.tokens(np.array([0]), stream.num_tokens)[0], stream.starts[1:])
     number = 0
-    for chunk in documents.parts({"general": records}, {})["general", "train"].texts():
+    for chunk in documents.texts(parts({"general": records}, {})["general", "train"]):
         for expected in fast(chunk.to_pylist(), return_attention_mask=False)["input_ids"]:
             assert ids[number].tolist() == expected + after, number
             number += 1
@@ -111,8 +112,8 @@ def main() -> None:
     tokenizer = arguments.folder / f"tokenizer-{arguments.kind}"
     if not tokenizer.exists():
         settings = TokenizerSettings(kind=arguments.kind, training_megabytes=10)
-        parts = documents.parts({"general": records}, {})
-        save(train(settings, lambda: documents.training_text(parts, settings), LENGTH), tokenizer)
+        found = parts({"general": records}, {})
+        save(train(settings, lambda: documents.training_text(found, settings), LENGTH), tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         ours(records, tokenizer, Path(folder))
         check(records, tokenizer, Path(folder))

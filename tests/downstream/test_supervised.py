@@ -27,7 +27,7 @@ def fitted(
     kind_module = kind(kind_name)
     labels = kind_module.labels(made.records)
     source = encoder_folder(tmp_path / architecture, architecture)
-    model = heads.build(kind_module.HEAD, source, labels, pretrained=True, padding=0, seed=0)
+    model = heads.build(kind_module.HEADS["text"], source, labels, pretrained=True, padding=0, seed=0)
     settings = dataclasses.replace(QUICK, steps=120, max_epochs=60)
     predict, _ = supervised.fit(
         kind_module, model, made, test, labels, settings, seed=0, folder=tmp_path / folder
@@ -169,7 +169,7 @@ def test_every_kind_has_probes_and_floors(tmp_path: Path, kind_name: str, method
 
 def test_arms_of_one_seed_get_the_same_labels_and_other_initial_weights(tmp_path: Path) -> None:
     source = encoder_folder(tmp_path / "e")
-    head = kind("classification").HEAD
+    head = kind("classification").HEADS["text"]
     built = {
         (pretrained, seed): heads.build(head, source, ["a", "b"], pretrained=pretrained, padding=0, seed=seed)
         for pretrained in (True, False) for seed in (0, 1)

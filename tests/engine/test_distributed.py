@@ -16,26 +16,32 @@ from safetensors.torch import load_file
 from models.objectives import CATALOG
 from tasks.engine.distributed import World
 
-CASES = [*((name, 1) for name in sorted(CATALOG)), ("masked_lm", 2)]
+PER_BATCH = {"ijepa"}  # the pictures of a rank's batch share the sizes of their blocks, as in its paper
+CASES = [
+    *((name, 1, "") for name in sorted(CATALOG.keys() - PER_BATCH)),
+    ("masked_lm", 2, ""),
+    *((name, 1, "resnet") for name in ("simclr", "moco", "byol")),  # batch statistics in the encoder
+]
 SCRIPT = """
 import json, os, sys
 import tests.conftest
 from pathlib import Path
 from safetensors.torch import save_file
-from tests.tiny import Rows, tiny_objective
+from tests.tiny import samples, tiny_objective
 from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
 out, size = Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", "1"))
-for number, (name, micro_batches) in enumerate(json.loads(sys.argv[2])):
+for number, (name, micro_batches, architecture) in enumerate(json.loads(sys.argv[2])):
     os.environ["MASTER_PORT"] = sys.argv[3 + number]  # train opens and closes the group each time
     parts = micro_batches if size > 1 else 1
     settings = TrainSettings(steps=6, batch_size=8, log_every=1, precision="float32", micro_batches=parts)
-    objective = tiny_objective(name)
-    history = train(objective, Rows(objective.reads), settings, seed=3)
+    objective = tiny_objective(name, architecture=architecture or None)
+    history = train(objective, samples(objective), settings, seed=3)
+    case = f"{name}-{micro_batches}-{architecture}"
     if os.environ.get("RANK", "0") == "0":
-        (out / f"{name}-{micro_batches}.json").write_text(json.dumps(history.train))
+        (out / f"{case}.json").write_text(json.dumps(history.train))
         state = {k: v.contiguous().clone() for k, v in objective.state_dict().items()}
-        save_file(state, out / f"{name}-{micro_batches}.safetensors")
+        save_file(state, out / f"{case}.safetensors")
 """
 
 
@@ -60,7 +66,7 @@ def train_in(num_processes: int, out: Path) -> Path:
             }  # fmt: skip
         arguments = [sys.executable, "-c", SCRIPT, str(out), json.dumps(CASES), *ports]
         processes.append(subprocess.Popen(arguments, env=env))
-    assert [process.wait(120) for process in processes] == [0] * num_processes
+    assert [process.wait(600) for process in processes] == [0] * num_processes
     return out
 
 
@@ -71,15 +77,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return train_in(1, folder / "one"), train_in(2, folder / "two")
 
 
-@pytest.mark.parametrize(("name", "micro_batches"), CASES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_two_processes_equal_one_on_the_joined_batch(
-    name: str, micro_batches: int, folders: tuple[Path, Path]
+    case: tuple[str, int, str], folders: tuple[Path, Path]
 ) -> None:
+    file = "-".join(map(str, case))
     histories, states = zip(
         *(
             (
-                json.loads((folder / f"{name}-{micro_batches}.json").read_text()),
-                load_file(folder / f"{name}-{micro_batches}.safetensors"),
+                json.loads((folder / f"{file}.json").read_text()),
+                load_file(folder / f"{file}.safetensors"),
             )
             for folder in folders
         ),

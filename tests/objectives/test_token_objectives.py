@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from models.contrast import nt_xent
 from models.masks import IGNORED, mask_tokens
 from models.objectives.causal_lm import CausalLM, next_tokens
-from models.objectives.declutr import nt_xent
 from models.objectives.masked_lm import MaskedLM
 from tests.tiny import VOCABULARY_SIZE, Rows, tiny_model, tiny_objective, vocabulary
 

@@ -32,8 +32,8 @@ def test_rows_of_each_split_are_streamed(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_class_numbers_are_given_as_names() -> None:
-    assert hub._named([0, 1, -1], ["no", "yes"]) == ["no", "yes", None]
-    assert hub._named(3, None) == 3
+    assert hub.named([0, 1, -1], ["no", "yes"]) == ["no", "yes", None]
+    assert hub.named(3, None) == 3
 
 
 def test_an_unreachable_set_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,3 +191,12 @@ def test_members_of_a_public_archive_are_found(mirror: Path) -> None:
     names = [file.location for file in sources.files("public://fsdd")]
     assert len([name for name in names if name.endswith(".wav")]) == 3000
     assert names[0].startswith("public://fsdd/fsdd.tar!/")
+
+
+def test_a_glob_names_some_files_of_a_set() -> None:
+    found = sources.listing("public://cifar10/train-*.parquet")["files"]
+    assert [entry["location"].rpartition("/")[2][:11] for entry in found] == [
+        f"train-{number:05d}" for number in range(5)
+    ]
+    with pytest.raises(InputError, match="unknown file 'tain-"):
+        sources.listing("public://cifar10/tain-*.parquet")

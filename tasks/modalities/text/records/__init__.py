@@ -19,6 +19,7 @@ from tasks.modalities import Record, Rejected
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from tasks.corpora.tables import Row
     from tasks.modalities.text.records.near import Signature
     from tasks.sources import File
 
@@ -67,6 +68,8 @@ class CorpusSettings(Corpus):
     duplicates: Duplicates = setting(Duplicates(), "Removal of duplicate documents.")
 
 
+THREADED = False
+
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TAG = re.compile(r"(?P<place>[BIESLU])-(?P<kind>.+)|O")
@@ -80,6 +83,8 @@ def schema(kind: str | None) -> pa.Schema:
     match kind:
         case None:
             columns["split"] = pa.string()
+        case "segmentation":
+            raise InputError("kind: segmentation is a task for pictures, not for text.")
         case "classification":
             columns["label"] = pa.string()
         case "token_classification":
@@ -91,6 +96,11 @@ def schema(kind: str | None) -> pa.Schema:
                 "answer_starts": pa.list_(pa.int32()),
             }
     return pa.schema(list(columns.items()))
+
+
+def gathered(files: Iterator[File]) -> Iterator[File]:
+    """The files as they come: each holds whole records."""
+    return files
 
 
 def read(
@@ -107,7 +117,7 @@ def read(
     given = {name: field for name, field in file.columns.items() if getattr(columns, name) is None}
     columns = dataclasses.replace(columns, **given)
     if file.rows is not None:
-        rows: Iterator[formats.Row] = enumerate(file.rows(), start=1)
+        rows: Iterator[Row] = enumerate(file.rows(), start=1)
     else:
         rows = formats.rows(file, formats.of(file, format), columns, corpus)
     try:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+UNIT = "tokens"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSettings(Settings):
@@ -74,11 +76,12 @@ def prepare(
     Raises:
         InputError: no text, a vocabulary smaller than the alphabet, a tokenizer that cannot be loaded.
     """
+    from tasks.corpora.parts import parts as parts_of
     from tasks.modalities.text.tensors import documents, tokenizers
     from tasks.modalities.text.tensors.packing import Encoder, SegmentsDisagree
 
     settings = cast("PrepareSettings", recipe.prepare)
-    parts = documents.parts(corpora, excluded)
+    parts = parts_of(corpora, excluded)
     tokenizer = (
         tokenizers.reuse(settings.tokenizer.source)
         if settings.tokenizer.source is not None
@@ -107,6 +110,7 @@ def prepare(
 def _pack(parts: Any, encoder: Encoder, settings: PrepareSettings, out: Path) -> dict[str, Any]:
     from tqdm import tqdm
 
+    from tasks.modalities.text.tensors.documents import texts
     from tasks.modalities.text.tensors.packing import Packer, pack
 
     tokenizer = encoder.tokenizer
@@ -125,7 +129,7 @@ def _pack(parts: Any, encoder: Encoder, settings: PrepareSettings, out: Path) ->
         total = sums.setdefault(slot, {"tokens": 0, "words": 0, "unknown": 0})
         with tqdm(total=part.num_records, desc=f"tokenise {slot}/{split}", unit="docs", disable=None) as bar:
             for num_documents, num_words, num_unknown in pack(
-                part.texts(), encoder, packer, tokenizer.unk_token_id
+                texts(part), encoder, packer, tokenizer.unk_token_id
             ):
                 total["words"] += num_words
                 total["unknown"] += num_unknown
@@ -195,6 +199,10 @@ def inputs(records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict
     return examples.inputs(
         records, kind, _load(prepared), cast("PrepareSettings", recipe.prepare).task_length
     )
+
+
+def reader(prepared: Path, recipe: Recipe) -> None:
+    """Nothing: models read token ids as they are."""
 
 
 def finish(prepared: Path, folder: Path) -> None:

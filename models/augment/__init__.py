@@ -1,0 +1,1 @@
+"""Random views of pictures: whole batches of tensors, on CPU and GPU by the same code."""

@@ -1,0 +1,65 @@
+"""Batch normalisation with the statistics of all ranks, on CPU and GPU.
+
+Methods that compare samples of a batch learn to cheat where each rank has statistics of its own, so
+their papers normalise over all devices (SimCLR, section 2.2; BYOL, section 3.3; SimSiam, section 4).
+torch's SyncBatchNorm does it on GPUs only.
+
+Legend: N samples, C channels; further dimensions are positions.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.gather import total, world_size
+
+
+def across_ranks(module: nn.Module) -> None:
+    """Let each batch normalisation in the module read all ranks' samples; what is saved does not change."""
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            norm: Any = part
+            norm.forward = MethodType(_forward, part)
+
+
+def _forward(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    if not norm.training:
+        return type(norm).forward(norm, x)
+    num_values = x.numel() // x.shape[1] * world_size()
+    if num_values == 1:
+        raise ValueError(
+            "batch normalisation compares a picture with the others of its batch, and this batch has one; "
+            "raise `batch_size` or lower `micro_batches`"
+        )
+    if world_size() == 1:
+        return type(norm).forward(norm, x)
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    values = x.float()
+    mean_C = _mean(values)
+    centred = values - mean_C.view(shape)
+    variance_C = _mean(centred.square())
+    _follow(norm, mean_C.detach(), variance_C.detach() * (num_values / (num_values - 1)))
+    scale_C = torch.rsqrt(variance_C + norm.eps)
+    if not norm.affine:
+        return (centred * scale_C.view(shape)).to(x.dtype)
+    return (centred * (scale_C * norm.weight).view(shape) + norm.bias.view(shape)).to(x.dtype)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Mean of each channel over the samples and positions of all ranks, which have equal shares."""
+    return total(values.mean([0, *range(2, values.ndim)])) / world_size()
+
+
+@torch.no_grad()
+def _follow(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor) -> None:
+    """Move the running statistics that evaluation uses."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    norm.num_batches_tracked += 1
+    share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean_C, share)
+    norm.running_var.lerp_(variance_C, share)

@@ -1,0 +1,174 @@
+"""I-JEPA: features of hidden blocks of a picture from what surrounds them.
+
+Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture, Assran et al.
+2023, section 3 and appendix A, https://arxiv.org/abs/2301.08243; targets at mean 0 and variance 1 and
+the smooth L1 distance as in its code, https://github.com/facebookresearch/ijepa.
+
+Differs from the paper: where the encoder has a class token it takes part in attention, and in nothing
+else; positions of the encoder are learned.
+
+Legend: B pictures, C channels, H and W sides in pixels, P patches, K context patches, T target blocks
+of N patches each, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from models import health
+from models.augment.views import MAE, Augment, view
+from models.images import Images
+from models.objectives import Batch, Health, Objective, Step
+from models.patch_decoder import PatchDecoder
+from models.patch_masks import Blocks, multi_block
+from models.pictures import encode_visible, grid_side, patches, take, width
+from models.settings import Settings, setting
+from models.teacher import Teacher
+
+_FLAT = 0.05  # of the targets' deviation, over places or over pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class IJEPASettings(Settings):
+    """The paper's numbers."""
+
+    num_targets: int = setting(4, "Blocks of a picture that are predicted.", ge=1)
+    target_scale: tuple[float, float] = setting((0.15, 0.2), "Smallest and largest share in a target.")
+    target_ratio: tuple[float, float] = setting((0.75, 1.5), "Smallest and largest height over width.")
+    context_scale: tuple[float, float] = setting((0.85, 1.0), "Smallest and largest share in the context.")
+    distance: Literal["smooth_l1", "l2"] = setting("smooth_l1", "Of predictions from targets.")
+    momentum: float = setting(0.996, "Of the target encoder at the start; 1 at the end.", ge=0, le=1)
+    predictor_width: int = setting(384, "Width of the predictor.", ge=4)
+    predictor_layers: int = setting(6, "Layers of the predictor.", ge=1)
+    predictor_heads: int = setting(12, "Attention heads of the predictor.", ge=1)
+    augment: Augment = setting(MAE, "What may happen to the picture before it is masked.")
+
+    def __post_init__(self) -> None:
+        for name, largest in (("target_scale", 1.0), ("target_ratio", float("inf")), ("context_scale", 1.0)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= largest:
+                raise ValueError(
+                    f"{name} must be two numbers, 0 < first <= second <= {largest}; got {low} and {high}"
+                )
+
+
+class IJEPA(Objective):
+    """Distance of predicted features from those of a slowly following encoder."""
+
+    Settings = IJEPASettings
+    reads = ("images",)
+
+    def __init__(self, model: PreTrainedModel, settings: IJEPASettings, images: Images) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self.images = images
+        self.grid_side = grid_side(model, images.size)
+        self.predictor = PatchDecoder(
+            width(model),
+            width(model),
+            self.grid_side,
+            width=settings.predictor_width,
+            num_layers=settings.predictor_layers,
+            num_heads=settings.predictor_heads,
+        )
+        self.teacher = Teacher(model)
+        self.progress = 0.0
+        self.seen: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def forward(self, batch: Batch) -> Step:
+        """Mean over the patches of all targets."""
+        views_BCHW = view(batch["pixels"], batch["key"], self.settings.augment, self.images.size, stream=1)
+        pixel_values = self.images.normalise(views_BCHW)
+        blocks = self.blocks(batch["key"])
+        target_BPD = self.target(pixel_values)
+        target_BTND = take(target_BPD, blocks.targets.flatten(1)).unflatten(1, blocks.targets.shape[1:])
+        predicted_BTND = self.predict(pixel_values, blocks)
+        loss = self.distance(predicted_BTND.float(), target_BTND)
+        if self.training:
+            rows = slice(health.MAX_ROWS // blocks.targets.shape[2] + 2)
+            self.seen = (
+                health.sample(target_BPD.mean(1)),
+                predicted_BTND[rows, 0].detach(),
+                target_BTND[rows, 0],
+            )
+        return Step(loss, {"prediction_loss": loss.detach()}, len(batch["key"]))
+
+    def blocks(self, key_B: Tensor) -> Blocks:
+        """What each picture shows, and what is asked of it."""
+        settings = self.settings
+        return multi_block(
+            key_B,
+            self.grid_side,
+            self.grid_side,
+            num_targets=settings.num_targets,
+            target_scale=settings.target_scale,
+            target_ratio=settings.target_ratio,
+            context_scale=settings.context_scale,
+        )
+
+    def target(self, pixel_values: Tensor) -> Tensor:
+        """Features of all patches by the target encoder, each at mean 0 and variance 1, [B, P, D]."""
+        with torch.no_grad():
+            features_BPD = patches(cast("PreTrainedModel", self.teacher.networks[0]), pixel_values).float()
+            return nn.functional.layer_norm(features_BPD, features_BPD.shape[-1:])
+
+    def predict(self, pixel_values: Tensor, blocks: Blocks) -> Tensor:
+        """Features that each target block should have, from the context alone, [B, T, N, D]."""
+        num_targets = blocks.targets.shape[1]
+        context_BKD = encode_visible(self.encoder, pixel_values, blocks.context)
+        context_BKD = context_BKD[:, -blocks.context.shape[1] :]
+        predicted = self.predictor(
+            context_BKD.repeat_interleave(num_targets, 0),
+            blocks.context.repeat_interleave(num_targets, 0),
+            blocks.targets.flatten(0, 1),
+        )
+        return cast("Tensor", predicted.unflatten(0, (-1, num_targets)))
+
+    def distance(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Mean distance over all entries."""
+        if self.settings.distance == "l2":
+            return nn.functional.mse_loss(predicted, target)
+        return nn.functional.smooth_l1_loss(predicted, target)
+
+    def after_step(self, progress: float) -> None:
+        """The target encoder follows, less and less."""
+        self.progress = progress
+        momentum = self.settings.momentum + (1 - self.settings.momentum) * progress
+        self.teacher.update(self.model, momentum=momentum)
+
+    def health(self) -> Health:
+        """Spread of features, and how much targets differ over places and pictures."""
+        if self.seen is None:
+            return Health()
+        features_ND, predicted_NMD, target_NMD = self.seen
+        follows = self.teacher.health(self.model, progress=self.progress)
+        scale = target_NMD.std().clamp(min=1e-6)
+        measures = {
+            **health.measures(features_ND),
+            **follows.measures,
+            "prediction_deviation": float(predicted_NMD.float().std(1).mean() / scale),
+            "target_deviation": float(target_NMD.std(1).mean() / scale),
+        }
+        return Health(measures, _signature(measures) or follows.signature)
+
+
+def _signature(measures: dict[str, float]) -> str:
+    if measures["target_deviation"] < _FLAT:
+        return (
+            "The target encoder answers the same at every place (deviation "
+            f"{measures['target_deviation']:.3f} of its own over pictures and places): predicting that is "
+            "trivial and teaches nothing. Raise `momentum`, or lower `lr`."
+        )
+    if measures["prediction_deviation"] < _FLAT:
+        return (
+            "The predictor answers the same at every place (deviation "
+            f"{measures['prediction_deviation']:.3f} of the targets'): it does not read where it is asked. "
+            "Train longer, or raise `lr`."
+        )
+    return ""

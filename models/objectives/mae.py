@@ -1,0 +1,131 @@
+"""MAE: a picture's hidden patches from its visible ones.
+
+Masked Autoencoders Are Scalable Vision Learners, He et al. 2022, section 3,
+https://arxiv.org/abs/2111.06377.
+
+Differs from the paper: the encoder's positions are learned, as those of `transformers`' plain vision
+transformer are. The decoder answers at hidden patches only, where alone there is a loss.
+
+Legend: B pictures, C channels, H and W sides in pixels, P patches, K visible and M hidden patches, F
+tokens before the patches, D width, Q values of a patch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from models import health
+from models.augment.views import MAE as PAPER
+from models.augment.views import Augment, view
+from models.images import Images
+from models.objectives import Batch, Health, Objective, Step
+from models.patch_decoder import PatchDecoder
+from models.patch_masks import random_masks
+from models.pictures import encode_visible, grid_side, patch_side, patchify, take, width
+from models.settings import Settings, setting
+
+_FLAT = 0.05  # of the targets' deviation over the places of a picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class MAESettings(Settings):
+    """The paper's numbers."""
+
+    mask_ratio: float = setting(0.75, "Share of the patches that is hidden.", gt=0, lt=1)
+    normalise_patches: bool = setting(True, "Predict each patch at mean 0 and variance 1 of its own.")
+    decoder_width: int = setting(512, "Width of the decoder.", ge=4)
+    decoder_layers: int = setting(8, "Layers of the decoder.", ge=1)
+    decoder_heads: int = setting(16, "Attention heads of the decoder.", ge=1)
+    augment: Augment = setting(PAPER, "What may happen to the picture before it is masked.")
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What was hidden of a batch, and what was put there.
+
+    Attributes:
+        visible: int64 [B, K], indices of the visible patches.
+        hidden: int64 [B, M], indices of the hidden ones.
+        predicted: [B, M, Q], the decoder's answer there.
+        target: [B, M, Q], the truth in the same terms.
+        tokens: [B, F+K, D], what the encoder made of the visible patches.
+    """
+
+    visible: Tensor
+    hidden: Tensor
+    predicted: Tensor
+    target: Tensor
+    tokens: Tensor
+
+
+class MAE(Objective):
+    """Mean squared error of hidden patches."""
+
+    Settings = MAESettings
+    reads = ("images",)
+
+    def __init__(self, model: PreTrainedModel, settings: MAESettings, images: Images) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+        self.images = images
+        self.side = patch_side(model)
+        self.decoder = PatchDecoder(
+            width(model),
+            self.side**2 * images.channels,
+            grid_side(model, images.size),
+            width=settings.decoder_width,
+            num_layers=settings.decoder_layers,
+            num_heads=settings.decoder_heads,
+        )
+        self.seen: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def forward(self, batch: Batch) -> Step:
+        """Mean over hidden patches."""
+        views_BCHW = view(batch["pixels"], batch["key"], self.settings.augment, self.images.size, stream=1)
+        done = self.reconstruct(self.images.normalise(views_BCHW), batch["key"])
+        loss = nn.functional.mse_loss(done.predicted.float(), done.target)
+        if self.training:
+            num_first = done.tokens.shape[1] - done.visible.shape[1]
+            features_BD = done.tokens[:, num_first:].mean(1)
+            rows = health.MAX_ROWS // done.hidden.shape[1] + 2
+            self.seen = (
+                health.sample(features_BD), done.predicted[:rows].detach(), done.target[:rows]
+            )  # fmt: skip
+        return Step(loss, {"reconstruction_loss": loss.detach()}, len(batch["key"]))
+
+    def reconstruct(self, pixel_values: Tensor, key_B: Tensor) -> Reconstruction:
+        """Hide patches of normalised pictures [B, C, H, W], as their keys say, and predict them."""
+        num_patches = (pixel_values.shape[2] // self.side) * (pixel_values.shape[3] // self.side)
+        visible_BK, hidden_BM = random_masks(key_B, num_patches, self.settings.mask_ratio)
+        tokens_BLD = encode_visible(self.encoder, pixel_values, visible_BK)
+        predicted_BMQ = self.decoder(tokens_BLD, visible_BK, hidden_BM)
+        target_BMQ = take(patchify(pixel_values, self.side), hidden_BM)
+        if self.settings.normalise_patches:
+            target_BMQ = own_scale(target_BMQ)
+        return Reconstruction(visible_BK, hidden_BM, predicted_BMQ, target_BMQ, tokens_BLD)
+
+    def health(self) -> Health:
+        """Spread of features, and how much predictions differ from place to place."""
+        if self.seen is None:
+            return Health()
+        features_ND, predicted_NMQ, target_NMQ = self.seen
+        spread = float(predicted_NMQ.float().std(1).mean() / target_NMQ.std(1).mean().clamp(min=1e-6))
+        signature = ""
+        if spread < _FLAT:
+            signature = (
+                f"The decoder puts the same patch everywhere (deviation over places {spread:.3f} of the "
+                "truth's): the loss then rewards nothing that the encoder could learn. Train longer, raise "
+                "`lr` if the loss still stands where it began, or lower `mask_ratio`."
+            )
+        return Health({**health.measures(features_ND), "prediction_deviation": spread}, signature)
+
+
+def own_scale(patches_BMQ: Tensor) -> Tensor:
+    """Each patch at mean 0 and variance 1."""
+    variance_BM1, mean_BM1 = torch.var_mean(patches_BMQ, dim=-1, keepdim=True)
+    return (patches_BMQ - mean_BM1) * torch.rsqrt(variance_BM1 + 1e-6)

@@ -1,0 +1,260 @@
+"""Pictures as records: unlabelled, with a class, or with a mask.
+
+A record keeps the bytes of its picture where every reader finds the same upright RGB or grey pixels in
+them, and else a PNG of what the corpus's rules make of it. Two pictures are the same when their
+pixels are, however they are stored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from models.settings import Settings, setting
+from tasks import sources
+from tasks.config import Columns, Corpus
+from tasks.errors import InputError, unknown
+from tasks.modalities import Record, Rejected
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from tasks.sources import File
+
+THREADED = True
+KINDS = ("classification", "segmentation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates(Settings):
+    """Which pictures count as seen before, and are left out of the unlabelled ones."""
+
+    exact: bool = setting(True, "Leave out pictures whose pixels equal those of an earlier one.")
+    near: bool = setting(True, "Leave out pictures whose perceptual hash is that of an earlier one, nearly.")
+    distance: int = setting(
+        2, "Bits of 64 in which the hashes of near duplicates may differ; their mean colours differ little.",
+        ge=0, le=4,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSettings(Corpus):
+    """A corpus of pictures."""
+
+    background: str = setting("white", "Colour behind transparent pictures: a CSS name or #rrggbb.")
+    keep_mask: bool = setting(
+        False,
+        "Keep the alpha channel as a mask (1 from half opacity on), as segmentation does anyway. Masks that "
+        "`columns.mask` names are always kept.",
+    )
+    deep: Literal["full", "stretch"] = setting(
+        "full",
+        "Pictures of 16 bits: their full range becomes 0 to 255, or each picture's own least and greatest "
+        "value do (always so for 32 bits).",
+    )
+    pattern: str | None = setting(
+        None,
+        "Regular expression over a picture's path below its location; named groups become fields, e.g. "
+        "(?P<split>[^/]+)/(?P<label>[^/]+)/. Without it `label` is the first sub-folder.",
+    )
+    root: str | None = setting(
+        None, "Where relative paths in tables start; null is where the table lies, archives included."
+    )
+    encoding: str = setting("utf-8", "Encoding of tables that have no byte-order mark.")
+    binary: Literal["error", "drop"] = setting("error", "Binary files under the name of a text table.")
+    missing: Literal["error", "drop"] = setting(
+        "error", "Rows whose path is empty or leads nowhere: stop, or leave them out and count them."
+    )
+    unreadable: Literal["error", "drop"] = setting(
+        "drop",
+        "Pictures that are empty, truncated, damaged, none at all, too large or not to be opened: stop, or "
+        "leave them out, count them and name the first few.",
+    )
+    min_side: int = setting(8, "Pictures with a shorter side are left out, in pixels.", ge=1)
+    max_pixels: int = setting(
+        100_000_000, "Pictures with more pixels are not decoded (decompression bombs).", ge=1
+    )
+    max_bytes: int = setting(1 << 28, "Files of more bytes are not read.", ge=1)
+    duplicates: Duplicates = setting(Duplicates(), "Removal of duplicate pictures.")
+
+
+def schema(kind: str | None) -> pa.Schema:
+    """Columns of unlabelled pictures (None), or of those of a task of that kind.
+
+    `pixels` is the hash of the decoded pixels, `looks` what like pictures share (null where nothing
+    is to be seen), `mask` a PNG whose values are numbers of classes (null where there is none).
+    """
+    import pyarrow as pa
+
+    if kind not in (None, *KINDS):
+        raise InputError(f"{unknown('kind of task for pictures', str(kind), KINDS)}.")
+    columns = {"id": pa.string(), "picture": pa.binary(), "width": pa.int32(), "height": pa.int32()}
+    columns |= {"mask": pa.binary(), "pixels": pa.string(), "looks": pa.binary()}
+    columns |= {name: pa.string() for name in ("source", "license", "group")}
+    columns["split" if kind is None else "label"] = pa.string()
+    if kind == "segmentation":
+        del columns["label"]
+    return pa.schema(list(columns.items()))
+
+
+def gathered(files: Iterator[File]) -> Iterator[File]:
+    """The files, members of an archive that share a key (WebDataset) as one."""
+    from tasks.modalities.image.records import shards
+
+    return shards.gathered(files)
+
+
+def read(
+    file: File, format: str, columns: Columns, kind: str | None, corpus: CorpusSettings
+) -> Iterator[Record]:
+    """Stored pictures of one file: `picture` and `mask` as bytes, `label`, and where each comes from.
+
+    Raises:
+        InputError: the file is damaged or lacks a column, or a path leads nowhere.
+        Rejected: the file as a whole is left out by rule.
+    """
+    from tasks.modalities.image.records import formats
+
+    given = {name: field for name, field in file.columns.items() if getattr(columns, name) is None}
+    columns = dataclasses.replace(columns, **given)
+    try:
+        for number, fields, stored in formats.rows(file, format, columns, corpus):
+            yield _pick(fields, stored, columns, kind, file, number)
+    except (InputError, Rejected):
+        raise
+    except Exception as error:
+        if not sources.is_damage(error):
+            raise
+        raise InputError(
+            f"{file.location}: cannot be read to its end ({type(error).__name__}: {error}); it is damaged, "
+            "truncated, or not of this format. Fetch it again, or name its `format`."
+        ) from error
+
+
+def _pick(
+    fields: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    columns: Columns,
+    kind: str | None,
+    file: File,
+    number: int,
+) -> Record:
+    """The fields that are wanted, by the names of `schema`."""
+
+    def get(name: str) -> Any:
+        if name not in fields:
+            raise InputError(
+                f"{file.location}, row {number}: has no field {name!r}; its fields: {', '.join(fields)}. "
+                "Correct `columns`, or `pattern`, or put pictures into one sub-folder per class."
+            )
+        return fields[name]
+
+    record: Record = {"source": file.location, "row": number, **stored}
+    for name in ("id", "license", "group", "split"):
+        field = getattr(columns, name)
+        value = get(field) if field else fields.get(name) if name == "split" else None
+        record[name] = None if value is None else str(value)
+    record["license"] = record["license"] or file.license
+    if kind == "classification":
+        record["label"] = get(columns.label)
+    return record
+
+
+def normalise(record: Record, corpus: CorpusSettings, kind: str | None) -> Iterator[Record]:
+    """The picture in `schema`'s columns and `group`, `split`, `row`, `damaged`, `remarks`.
+
+    Raises:
+        InputError: a label or mask is missing, or a picture cannot be read and must be.
+        Rejected: a rule of the corpus leaves it out.
+    """
+    where = f"{record['source']}, row {record['row']}"
+    try:
+        found = _normalised(record, corpus, kind)
+    except Rejected as verdict:
+        if corpus.unreadable == "error":
+            reason = verdict.reason.replace("_", " ")
+            raise InputError(
+                f"{where}: the picture is left out: {reason}. Mend or remove it, or set "
+                "`unreadable: drop` to leave such pictures out."
+            ) from verdict
+        raise
+    if kind == "classification":
+        found["label"] = _label(record["label"], where)
+    if kind == "segmentation" and found["mask"] is None:
+        raise InputError(
+            f"{where}: has no mask; name its column in `columns.mask`, or give transparent pictures."
+        )
+    yield found
+
+
+def _normalised(record: Record, corpus: CorpusSettings, kind: str | None) -> Record:
+    from tasks.modalities.image.records import decoding, likeness
+
+    if record["refused"]:
+        raise Rejected(record["refused"])
+    picture = decoding.decoded(record["picture"], corpus)
+    image = picture.image
+    if min(image.size) < corpus.min_side:
+        raise Rejected("too_small")
+    kept = {name: record[name] for name in ("id", "source", "row", "license", "group", "split")}
+    return kept | {
+        "picture": record["picture"] if picture.is_as_stored else decoding.png(image),
+        "width": image.width,
+        "height": image.height,
+        "mask": _mask(record, picture, corpus, is_wanted=corpus.keep_mask or kind == "segmentation"),
+        "pixels": _digest(image),
+        "looks": likeness.looks(image),
+        "damaged": False,
+        "remarks": _remarks(record, picture),
+    }
+
+
+def _mask(record: Record, picture: Any, corpus: CorpusSettings, *, is_wanted: bool) -> bytes | None:
+    from tasks.modalities.image.records import decoding
+
+    if record["mask"] is None:
+        is_there = is_wanted and picture.alpha is not None
+        return decoding.png(decoding.foreground(picture.alpha)) if is_there else None
+    mask = decoding.mask(record["mask"], corpus)
+    if mask.size != picture.image.size:
+        raise Rejected("mask_of_another_size")
+    return decoding.png(mask)
+
+
+def _remarks(record: Record, picture: Any) -> tuple[str, ...]:
+    from tasks.modalities.image.records import decoding
+
+    expected = decoding.SUFFIXES.get(record["suffix"], picture.format)
+    is_as_named = expected == picture.format.replace("MPO", "JPEG")
+    return picture.remarks if is_as_named else (*picture.remarks, "wrong_extension")
+
+
+def _digest(image: Any) -> str:
+    shape = f"{image.width}x{image.height}".encode()
+    return hashlib.blake2b(shape + image.convert("RGB").tobytes(), digest_size=16).hexdigest()
+
+
+def _label(value: Any, where: str) -> str:
+    label = "" if value is None or value != value else str(value).strip()
+    if not label:
+        raise InputError(f"{where}: the label is missing; remove the row, or correct `columns.label`.")
+    return label
+
+
+def content(record: Record) -> bytes:
+    """The hash of the decoded pixels."""
+    return bytes(record["pixels"], "ascii")
+
+
+def signature(record: Record, corpus: CorpusSettings) -> NDArray[np.uint64] | None:
+    """Keys of the perceptual hash and the mean colour; None of a picture that shows nothing."""
+    from tasks.modalities.image.records import likeness
+
+    if record["looks"] is None:
+        return None
+    return likeness.keys([record["looks"]], corpus.duplicates.distance)[0]
