@@ -221,6 +221,8 @@ class _Loop:
                 f"the weights of step {step} are kept. Lower `lr`, raise `warmup_fraction`, or look for "
                 "broken samples in this step's batch."
             )
+        if self.checkpoints:
+            self.checkpoints.settle()
         optimizers.set_rate(self.state.optimizer, learning_rate(self.settings, step))
         self.state.optimizer.step()
         self.state.move_average(self.settings.ema_decay)
@@ -263,7 +265,8 @@ class _Loop:
 
     def _save(self) -> None:
         if self.checkpoints and self.ranks.is_first:
-            self.checkpoints.save(self.state.step, self.state.tensors(), self.state.scalars())
+            tensors, settled = self.state.tensors(), self.state.settled()
+            self.checkpoints.save(self.state.step, tensors, self.state.scalars(), settled=settled)
 
     def _finish_writing(self) -> None:
         if self.checkpoints:
