@@ -107,6 +107,17 @@ def test_tables_give_the_same_records_in_every_format(tmp_path: Path) -> None:
         assert found == [("one, two", "a", "1"), ('three "four"\nfive', "b", "2")], path
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.html"])
+def test_running_text_beside_tables_needs_no_ids_and_is_refused_where_groups_must_hold(
+    tmp_path: Path, name: str
+) -> None:
+    path = write(tmp_path, name, "one")
+    (record,) = read(path, columns=Columns(id="name", license="terms"))
+    assert (record["text"], record["id"], record["license"]) == ("one", None, None)
+    with pytest.raises(InputError, match=r"has no field 'patient'; leave `columns.group`"):
+        read(path, columns=Columns(group="patient"))
+
+
 def test_squad_nesting_and_flat_questions_give_the_same_records(tmp_path: Path) -> None:
     context = "The cafe\u0301 is in Paris."
     at = context.index("Paris")
