@@ -106,7 +106,11 @@ def inspect(recipe: Recipe, corpora: Mapping[str, Path], docs: Path) -> tuple[di
 
 
 def excluded(validated: Path) -> dict[str, set[str]]:
-    """Ids that must not be trained on, by slot: `general`, `domain`, `tasks/<task>/<split>`."""
+    """Ids that must not be trained on, by slot: `general`, `domain`, `tasks/<task>/<split>`.
+
+    `tasks/<task>/train/text` names the rows that may be trained on with their labels, but whose text
+    must not be adapted to, since another task's test or validation set or held-out text knows it.
+    """
     import pyarrow.parquet as pq
 
     ids: dict[str, set[str]] = {}
