@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from tasks.errors import InputError
 from tasks.sources import File, is_damage
@@ -42,7 +42,7 @@ def _tar_members(archive: File) -> Iterator[File]:
                 continue
             _refuse_escape(archive, member.name, is_plain=member.isreg())
             if not _is_hidden(member.name):
-                opened = cast("BinaryIO", tar.extractfile(member))
+                opened = cast("BinaryIO", _Forward(tar.extractfile(member)))
                 yield _member(archive, member.name, opened, member.size)
 
 
@@ -70,6 +70,19 @@ def seekable(stream: io.BufferedReader) -> BinaryIO:
         copy.write(chunk)
     copy.seek(0)
     return copy
+
+
+class _Forward(io.RawIOBase):
+    """A member of a streamed tar that says it cannot seek, where Python 3.11.7 raises AttributeError."""
+
+    def __init__(self, opened: Any) -> None:
+        self._opened = opened
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return int(self._opened.readinto(buffer))
 
 
 def _member(archive: File, name: str, opened: BinaryIO, size: int) -> File:

@@ -303,6 +303,8 @@ READERS: dict[str, Reader] = {
     "conll": _conll,
 }
 
+RUNNING_TEXT = {"txt", "md", "html"}  # documents without fields
+
 SUFFIXES = {f".{name}": name for name in READERS} | {
     ".text": "txt",
     ".markdown": "md",
