@@ -107,7 +107,11 @@ def inspect(recipe: Recipe, corpora: Mapping[str, Path], docs: Path) -> tuple[di
 
 
 def excluded(validated: Path) -> dict[str, set[str]]:
-    """Ids that must not be trained on, by slot: `general`, `domain`, `tasks/<task>/<split>`."""
+    """Ids that must not be trained on, by slot: `general`, `domain`, `tasks/<task>/<split>`.
+
+    `tasks/<task>/train/text` names the rows that may be trained on with their labels, but whose text
+    must not be adapted to, since another task's test or validation set or held-out text knows it.
+    """
     import pyarrow.parquet as pq
 
     ids: dict[str, set[str]] = {}
@@ -128,8 +132,11 @@ def markdown(validation: Mapping[str, Any]) -> str:
     parts = [head, _table(["data", "records", "expectations met"], cells)]
     broken = [_verdict_cells(verdict) for verdict in checks if not verdict["passed"]]
     if broken:
-        columns = ["", "data", "measure", "expected", "found", "the first of them"]
-        parts += ["Not met", _table(columns, sorted(broken))]
+        columns = ["", "data", "measure", "expected", "found", "the first of them", "what to do"]
+        parts += [
+            "Not met; a hard expectation stops the recipe, a soft one is only reported",
+            _table(columns, sorted(broken)),
+        ]
     leaks = [
         [
             f"{entry['task']} {entry['split']}",
@@ -156,12 +163,13 @@ def markdown(validation: Mapping[str, Any]) -> str:
 def _verdict_cells(verdict: Mapping[str, Any]) -> list[str]:
     found = f"{verdict['unexpected']} off ({verdict['observed']:.2%})"
     return [
-        "FAILED" if verdict["severity"] == "critical" else "warning",
+        "**hard**" if verdict["severity"] == "critical" else "soft",
         verdict["slot"],
         verdict["column"],
         verdict["expectation"],
         f"{verdict['observed']:g}" if verdict["column"] == "rows" else found,
         ", ".join(verdict["examples"]),
+        verdict["remedy"],
     ]
 
 

@@ -80,6 +80,32 @@ def test_test_rows_are_removed_from_training_and_validation_and_stay_in_the_test
     }
 
 
+def test_rows_of_another_tasks_test_set_leave_the_text_to_adapt_to_and_keep_their_labels(
+    tmp_path: Path,
+) -> None:
+    topic = {
+        "train": [("t0", sentence(0)), ("t1", sentence(1)), ("t2", sentence(2)), ("t3", sentence(3))],
+        "validation": [("v0", sentence(10))],
+        "test": [("e0", sentence(0))],
+    }
+    mood = {
+        "train": [("m0", sentence(20)), ("m1", f"{sentence(10)} {sentence(21)}")],
+        "validation": [("w0", sentence(2))],
+        "test": [("f0", sentence(1))],
+    }
+    corpora = {
+        "domain": unlabelled(tmp_path / "domain", [("d", sentence(30))], heldout=[("h", sentence(3))]),
+        "tasks": labelled(tmp_path / "tasks", topic=topic, mood=mood),
+    }
+    assert find(corpora, kin()).excluded == {
+        ("tasks/topic/train", "t0"): "exact: test of topic",
+        ("tasks/topic/train/text", "t1"): "exact: test of mood",
+        ("tasks/topic/train/text", "t2"): "exact: validation of mood",
+        ("tasks/topic/train/text", "t3"): "exact: heldout of domain",
+        ("tasks/mood/train/text", "m1"): "near: validation of topic",
+    }
+
+
 def test_a_short_row_quoted_in_a_long_document_is_found_and_a_distant_one_is_not(tmp_path: Path) -> None:
     quoted, other = sentence(0), sentence(1)
     half = " ".join(other.split()[:15])

@@ -171,7 +171,7 @@ def test_damaged_text_fails_hard_and_names_slot_share_rows_and_remedy() -> None:
     with pytest.raises(ValidationFailed) as failure:
         run(tasks="none")
     message = str(failure.value)
-    assert "general, records: replacement_share must be at most 0.02 in 0.99 of the rows" in message
+    assert "general, records: replacement_share must be at most 0.02 in at least 99 % of the rows" in message
     assert "1 are not (4.76%): books-20. Name the corpus's `encoding`" in message
     assert str(layout.scratch() / "data_docs" / "small" / "index.html") in message
     assert broken() == {("general", "replacement_share")}
@@ -297,8 +297,14 @@ def test_markdown_shows_what_is_broken_and_what_leaked() -> None:
     shown = validate.markdown(validation)
     assert shown.startswith("Every hard expectation holds.")
     assert "| general | 20 | 9 of 10 |" in shown
-    assert (
-        "| warning | general | letter_share | at least 0.99 in 0.9 of the rows | 20 off (100.00%) |" in shown
+    (line,) = (line for line in shown.splitlines() if "| general | letter_share |" in line)
+    assert line.startswith("| soft | general | letter_share | at least 0.99 in at least 90 % of the rows |")
+    assert "| 20 off (100.00%) | books-0, " in line
+    (verdict,) = (
+        line
+        for line in validation["checks"]
+        if line["column"] == "letter_share" and line["slot"] == "general"
     )
+    assert line.endswith(f"| {verdict['remedy']} |")
     assert "| topic test | domain | exact | 1 of 20 | 1 |" in shown
     assert "| general and domain | " in shown

@@ -119,6 +119,8 @@ def of_leakage(leakage: Leakage, num_rows: Mapping[str, int], settings: Validate
 
     shares: dict[str, float] = {}
     for entry in leakage.entries:
+        if entry["split"] == "heldout":  # of a corpus, which may well share records with another
+            continue
         name = f"{entry['task']} {entry['split']} in {entry['found_in']}"
         shares[name] = shares.get(name, 0.0) + entry["rows"] / max(entry["of"], 1)
     if not shares:

@@ -5,6 +5,8 @@ row stands in a record when at least a given share of its pieces (`pieces`: eigh
 stand in that one record. Rows are removed from what they would spoil, and test sets stay frozen:
 test rows are removed from validation, training and pretraining data, validation rows from training
 and pretraining data, held-out records (by equality alone) from the training records of both corpora.
+Where the tasks' training rows serve as unlabelled text, the rows of all other tasks are removed from
+that text too; a task's labelled training rows don't depend on which other tasks stand beside it.
 
 Containment instead of resemblance, since a long document may quote a short row: Broder 1997, "On
 the resemblance and containment of documents"; overlap of word sequences as in Brown et al. 2020,
@@ -106,6 +108,9 @@ def find(corpora: Mapping[str, Path], kin: Kin) -> Leakage:
     guard = _Guard(guarded + [_Set(slot, "heldout", slots[slot]) for slot in unlabelled], kin)
     for slot in unlabelled:
         _scan(slot, slots[slot], guard, kin, leakage)
+    for task in sorted({guarded_set.owner for guarded_set in guarded}):
+        slot = f"tasks/{task}/train"
+        _scan(stored.as_text(slot), slots[slot], guard, kin, leakage, own=task)
     return leakage
 
 
@@ -186,8 +191,10 @@ class _Guard:
         return np.concatenate([records, more_records + middle]), np.concatenate([rows, more_rows])
 
 
-def _scan(slot: str, files: list[Path], guard: _Guard, kin: Kin, leakage: Leakage) -> None:
-    """Look for the guard's rows in one slot and add what is found to `leakage`."""
+def _scan(
+    slot: str, files: list[Path], guard: _Guard, kin: Kin, leakage: Leakage, own: str | None = None
+) -> None:
+    """Look for the guard's rows, but those of the task `own`, in one slot; add what is found to `leakage`."""
     rows: dict[tuple[str, int], set[int]] = defaultdict(set)
     ids: dict[tuple[str, int], set[str]] = defaultdict(set)
     for batch in _batches(files, kin):
@@ -199,6 +206,8 @@ def _scan(slot: str, files: list[Path], guard: _Guard, kin: Kin, leakage: Leakag
                 number = int(guard.set_of_row[row])
                 if guard.sets[number].is_heldout and splits[record] == "heldout":
                     continue
+                if not guard.sets[number].is_heldout and guard.sets[number].owner == own:
+                    continue
                 rows[kind, number].add(row)
                 ids[kind, number].add(names[record])
     for number in range(len(guard.sets)):  # what is equal is contained as well, and counts once
@@ -206,7 +215,7 @@ def _scan(slot: str, files: list[Path], guard: _Guard, kin: Kin, leakage: Leakag
         ids[NEAR, number] -= ids[EXACT, number]
     for kind, number in itertools.product((EXACT, NEAR), range(len(guard.sets))):
         guarded = guard.sets[number]
-        if kind == NEAR and guarded.is_heldout:
+        if kind == NEAR if guarded.is_heldout else guarded.owner == own:
             continue
         leakage.entries.append(
             {

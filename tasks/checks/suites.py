@@ -193,11 +193,13 @@ def _verdict(suite: Suite, result: Any, frame: pd.DataFrame) -> dict[str, Any]:
 def _in_words(arguments: Mapping[str, Any]) -> str:
     least, most = arguments.get("min_value"), arguments.get("max_value")
     if "value_set" in arguments:
-        words = " or ".join(map(str, arguments["value_set"]))
+        words = " or ".join(
+            str(value).lower() if isinstance(value, bool) else str(value) for value in arguments["value_set"]
+        )
     elif least is None and most is None:
         words = "unique"
     else:
         bounds = (("at least", least), ("at most", most))
         words = " and ".join(f"{side} {bound:g}" for side, bound in bounds if bound is not None)
     share = arguments.get("mostly", 1.0)
-    return words if share == 1 else f"{words} in {share:.4g} of the rows"
+    return words if share == 1 else f"{words} in at least {100 * share:.4g} % of the rows"

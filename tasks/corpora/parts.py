@@ -55,7 +55,8 @@ class Part:
 def parts(corpora: Mapping[str, Path], excluded: Mapping[str, set[str]]) -> dict[tuple[str, str], Part]:
     """The records by slot (`general`, `domain`, `tasks`) and split (`train`, `heldout`).
 
-    Of labelled sets: all training rows, and as held-out records the validation rows.
+    Of labelled sets: all training rows that are known to no task's test or validation set, and as
+    held-out records the validation rows.
     """
     files = stored.slots(corpora)
     found: dict[tuple[str, str], Part] = {}
@@ -66,7 +67,7 @@ def parts(corpora: Mapping[str, Path], excluded: Mapping[str, set[str]]) -> dict
                 found[slot, split] = Part(dict.fromkeys(files[slot], without), split)
     for split, labelled_split in (("train", "train"), ("heldout", "validation")):
         of_tasks = {
-            path: frozenset(excluded.get(slot, ()))
+            path: frozenset(excluded.get(slot, ())) | frozenset(excluded.get(stored.as_text(slot), ()))
             for slot, paths in files.items()
             if slot.startswith("tasks/") and slot.endswith(f"/{labelled_split}")
             for path in paths

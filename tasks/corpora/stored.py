@@ -53,6 +53,11 @@ def slots(corpora: Mapping[str, Path]) -> dict[str, list[Path]]:
     return files
 
 
+def as_text(slot: str) -> str:
+    """The name under which training rows of a task are spoken of as unlabelled text, for adaptation."""
+    return f"{slot}/text"
+
+
 def stream(files: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Batches of at most `BATCH_ROWS` records and, where no single record exceeds it, `BATCH_BYTES`.
 

@@ -1,4 +1,7 @@
-"""Checkpoints for resume: staged in memory, written by a thread, committed by a rename.
+"""Checkpoints for resume: staged in memory and written by a thread, committed by a rename.
+
+Weights and optimizer stay as they are until the next optimizer step, so the thread copies them while
+the training is already at the next batch; `settle` waits for the rest of the copy.
 
 A checkpoint is `step-<n>.safetensors` (tensors) and `step-<n>.json` (step, scalars, checksum). The
 JSON file is renamed into place last and is what makes a checkpoint exist, so a kill at any moment
@@ -12,7 +15,7 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +37,47 @@ class Checkpoints:
         self.keep = keep
         self._staged: dict[str, Tensor] = {}
         self._writer: threading.Thread | None = None
+        self._is_staged = threading.Event()
+        self._is_staged.set()
         self._failure: BaseException | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(
-        self, step: int, tensors: Mapping[str, Tensor], scalars: Scalars, *, keep: Collection[int] = ()
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        scalars: Scalars,
+        *,
+        settled: Container[str] = (),
+        keep: Collection[int] = (),
     ) -> None:
-        """Copy the tensors and return; a thread writes them. Waits for the write before.
+        """Begin a checkpoint and return; a thread goes on. Waits for the one before.
 
         Args:
-            step: steps done.
-            tensors: of the run's state.
-            scalars: the rest of it.
+            step: optimizer steps done.
+            tensors: what changes with training.
+            scalars: everything else, as JSON values.
+            settled: names of the tensors that stay as they are until `settle` is called; the others
+                are copied at once.
             keep: steps of older checkpoints that must stay.
 
         Raises:
             OSError: the write before this one failed (disk full, folder gone).
         """
         self.wait()
-        self._stage(tensors)
-        self._writer = threading.Thread(target=self._write, args=(step, scalars, keep), name="checkpoint")
+        if self._staged.keys() != tensors.keys():
+            self._allocate(tensors)
+        later = {name: value for name, value in tensors.items() if name in settled}
+        self._stage({name: value for name, value in tensors.items() if name not in later})
+        self._is_staged.clear()
+        self._writer = threading.Thread(
+            target=self._finish, args=(step, later, scalars, keep), name="checkpoint"
+        )
         self._writer.start()
+
+    def settle(self) -> None:
+        """Until the last checkpoint is copied and its tensors may change."""
+        self._is_staged.wait()
 
     def wait(self) -> None:
         """Until the last write is on disk; raises what it raised."""
@@ -97,10 +120,20 @@ class Checkpoints:
         self._staged = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in tensors.items()}
 
     def _stage(self, tensors: Mapping[str, Tensor]) -> None:
-        if self._staged.keys() != tensors.keys():
-            self._allocate(tensors)
         for name, value in tensors.items():
             self._staged[name].copy_(value.detach())
+
+    def _finish(
+        self, step: int, tensors: Mapping[str, Tensor], scalars: Scalars, keep: Collection[int]
+    ) -> None:
+        try:
+            self._stage(tensors)
+        except BaseException as error:
+            self._failure = error
+            return
+        finally:
+            self._is_staged.set()
+        self._write(step, scalars, keep)
 
     def _write(self, step: int, scalars: Scalars, keep: Collection[int]) -> None:
         try:

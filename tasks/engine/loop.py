@@ -210,6 +210,8 @@ class _Loop:
                 f"the weights of step {step} are kept. Lower `lr`, raise `warmup_fraction`, or look for "
                 "broken samples in this step's batch."
             )
+        if self.checkpoints:
+            self.checkpoints.settle()
         optimizers.set_rate(self.state.optimizer, self._rate(step))
         self.state.optimizer.step()
         self.state.move_average(self.settings.ema_decay)
@@ -291,8 +293,10 @@ class _Loop:
 
     def _save(self) -> None:
         if self.checkpoints and self.ranks.is_first:
-            scalars = {**self.state.scalars(), "guard": self.guard.scalars()}
-            self.checkpoints.save(self.state.step, self.state.tensors(), scalars, keep=self.guard.protected)
+            tensors, scalars = self.state.tensors(), {**self.state.scalars(), "guard": self.guard.scalars()}
+            self.checkpoints.save(
+                self.state.step, tensors, scalars, settled=self.state.settled(), keep=self.guard.protected
+            )
 
     def _finish_writing(self) -> None:
         if self.checkpoints:

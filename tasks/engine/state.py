@@ -104,6 +104,11 @@ class State:
         tensors |= {f"average.{index}": value for index, value in enumerate(self.average)}
         return tensors
 
+    def settled(self) -> set[str]:
+        """Names of those tensors that an optimizer step changes and no forward pass does."""
+        changing = {f"objective.{name}" for name, _ in self.objective.named_buffers()}
+        return self.tensors().keys() - changing
+
     def scalars(self) -> Scalars:
         """Everything else."""
         return {

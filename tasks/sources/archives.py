@@ -42,8 +42,8 @@ def _tar_members(archive: File) -> Iterator[File]:
                 continue
             _refuse_escape(archive, member.name, is_plain=member.isreg())
             if not _is_hidden(member.name):
-                opened = _Forward(cast("BinaryIO", tar.extractfile(member)))
-                yield _member(archive, member.name, cast("BinaryIO", opened), member.size)
+                opened = cast("BinaryIO", _Forward(tar.extractfile(member)))
+                yield _member(archive, member.name, opened, member.size)
 
 
 def _zip_members(archive: File) -> Iterator[File]:
@@ -61,21 +61,6 @@ def _zip_members(archive: File) -> Iterator[File]:
                 yield _member(archive, member.filename, cast("BinaryIO", opened), member.file_size)
 
 
-class _Forward(io.RawIOBase):
-    """A member of a streamed tar, which claims to know whether it can seek and fails when asked."""
-
-    def __init__(self, member: BinaryIO) -> None:
-        self._member = member
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._member.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-
 def seekable(stream: io.BufferedReader) -> BinaryIO:
     """The stream itself where it can seek, else a copy on disk that vanishes when closed."""
     if stream.seekable():
@@ -85,6 +70,19 @@ def seekable(stream: io.BufferedReader) -> BinaryIO:
         copy.write(chunk)
     copy.seek(0)
     return copy
+
+
+class _Forward(io.RawIOBase):
+    """A member of a streamed tar that says it cannot seek, where Python 3.11.7 raises AttributeError."""
+
+    def __init__(self, opened: Any) -> None:
+        self._opened = opened
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return int(self._opened.readinto(buffer))
 
 
 def _member(archive: File, name: str, opened: BinaryIO, size: int) -> File:

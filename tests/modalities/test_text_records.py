@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import random
+import tarfile
 import unicodedata
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +108,46 @@ def test_tables_give_the_same_records_in_every_format(tmp_path: Path) -> None:
             (row["text"], row["label"], row["id"]) for row in read(path, "classification", columns=columns)
         ]
         assert found == [("one, two", "a", "1"), ('three "four"\nfive', "b", "2")], path
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.html"])
+def test_running_text_beside_tables_needs_no_ids_and_is_refused_where_groups_must_hold(
+    tmp_path: Path, name: str
+) -> None:
+    path = write(tmp_path, name, "one")
+    (record,) = read(path, columns=Columns(id="name", license="terms"))
+    assert (record["text"], record["id"], record["license"]) == ("one", None, None)
+    with pytest.raises(InputError, match=r"has no field 'patient'; leave `columns.group`"):
+        read(path, columns=Columns(group="patient"))
+
+
+def test_files_in_a_tar_or_zip_give_the_same_records_as_beside_it(tmp_path: Path) -> None:
+    table = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["five"]}), table)
+    contents = {
+        "a.txt": b"one",
+        "b.jsonl.gz": gzip.compress(b'{"text": "two"}'),
+        "c.csv": b"text\nthree\n",
+        "d.html": b"<p>four</p>",
+        "e.parquet": table.getvalue().to_pybytes(),
+        "f.json": b'[{"text": "six"}]',
+    }
+    with (
+        tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tar,
+        zipfile.ZipFile(tmp_path / "y.zip", "w") as zipped,
+    ):
+        for name, content in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+            zipped.writestr(name, content)
+    corpus = CorpusSettings()
+    for archive in ("x.tar.gz", "y.zip"):
+        members = sources.files(str(tmp_path / archive))
+        found = [
+            raw["text"] for file in members for raw in records.read(file, "auto", Columns(), None, corpus)
+        ]
+        assert [text.strip() for text in found] == ["one", "two", "three", "four", "five", "six"]
 
 
 def test_squad_nesting_and_flat_questions_give_the_same_records(tmp_path: Path) -> None:

@@ -334,13 +334,17 @@ def test_excluded_ids_are_not_prepared(tmp_path: Path) -> None:
         texts = [f"{split} example {i}" for i in range(5)]
         table = pa.table({"id": [f"{split}{i}" for i in range(5)], "text": texts, "label": ["a"] * 5})
         pq.write_table(table, tmp_path / f"tasks/tasks/kind/{split}.parquet")
-    excluded = {"general": {"d0", "d9", "absent"}, "tasks/kind/train": {"train1"}}
+    excluded = {
+        "general": {"d0", "d9", "absent"},
+        "tasks/kind/train": {"train1"},
+        "tasks/kind/train/text": {"train2"},
+    }
     out, _, manifest = prepare(tmp_path, corpora, excluded, tokenizer=TokenizerSettings(vocabulary_size=800))
     loaded: Any = AutoTokenizer.from_pretrained(out / "tokenizer")
     kept = [i for i in range(3, len(TOPICS)) if i != 9]
     assert stream_of(out / "general/train") == [loaded(TOPICS[i])["input_ids"] for i in kept]
     assert manifest["slots"]["general"]["heldout"]["documents"] == 2
-    assert stream_of(out / "tasks/train") == [loaded(f"train example {i}")["input_ids"] for i in (0, 2, 3, 4)]
+    assert stream_of(out / "tasks/train") == [loaded(f"train example {i}")["input_ids"] for i in (0, 3, 4)]
     assert manifest["slots"]["tasks"]["heldout"]["documents"] == 5
 
 

@@ -68,3 +68,21 @@ def test_a_missing_driver_names_the_package_to_install(monkeypatch: pytest.Monke
     monkeypatch.setattr(fsspec.core, "url_to_fs", refuse)
     with pytest.raises(InputError, match="pip install s3fs"):
         list(sources.files("s3://bucket/x.txt"))
+
+
+def test_a_google_bucket_out_of_reach_is_told_at_once_without_asking_its_driver(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ask(*args: object, **options: object) -> None:
+        raise AssertionError("the driver tries for 80 seconds")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", ask)
+    monkeypatch.setattr(remote, "GOOGLE", ("127.0.0.1", 9))
+    for variable in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    with pytest.raises(InputError, match=r"^gs://bucket/x.txt: cannot be reached .*local folder"):
+        list(sources.files("gs://bucket/x.txt"))
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:9")
+    with pytest.raises(AssertionError, match="the driver"):
+        list(sources.files("gs://bucket/x.txt"))

@@ -119,7 +119,10 @@ def read(
     if file.rows is not None:
         rows: Iterator[Row] = enumerate(file.rows(), start=1)
     else:
-        rows = formats.rows(file, formats.of(file, format), columns, corpus)
+        found = formats.of(file, format)
+        if found in formats.RUNNING_TEXT:
+            columns = _of_running_text(columns, file)
+        rows = formats.rows(file, found, columns, corpus)
     try:
         for number, fields in rows:
             yield _pick(fields, columns, kind, file, number)
@@ -132,6 +135,17 @@ def read(
             f"{file.location}: cannot be read to its end ({type(error).__name__}: {error}); it is damaged, "
             "truncated, or not of this format. Fetch it again, or name its `format`."
         ) from error
+
+
+def _of_running_text(columns: Columns, file: File) -> Columns:
+    """The columns where files have no fields: ids and licences are optional there, groups are not."""
+    for name in ("group", "split"):
+        if getattr(columns, name):
+            raise InputError(
+                f"{file.location}: is running text, which has no field {getattr(columns, name)!r}; leave "
+                f"`columns.{name}` out, or keep this text in a table that has the field."
+            )
+    return dataclasses.replace(columns, id=None, license=None)
 
 
 def _pick(fields: Mapping[str, Any], columns: Columns, kind: str | None, file: File, number: int) -> Record:

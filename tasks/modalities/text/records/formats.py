@@ -197,3 +197,5 @@ SUFFIXES = (
         ".bio": "conll",
     }
 )
+
+RUNNING_TEXT = {"txt", "md", "html"}  # documents without fields
