@@ -22,6 +22,7 @@ from prefect.settings import (
     PREFECT_API_DATABASE_CONNECTION_URL,
     PREFECT_API_URL,
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     PREFECT_UI_URL,
     temporary_settings,
 )
@@ -35,6 +36,7 @@ from tasks.errors import InputError
 
 DEFAULT_API = "http://127.0.0.1:4200/api"
 STAGES = ("ingest", "validate", "prepare", "pretrain", "adapt", "finetune", "report")
+STARTUP_SECONDS = 180  # of a temporary server; Prefect gives it 20, too few on two busy cores
 
 
 def recipes(params: Path = Path("params.yaml")) -> tuple[str, ...]:
@@ -226,13 +228,17 @@ def server() -> Iterator[str | None]:
         return
     print(
         f"No Prefect server answers at {wanted}: a temporary one starts for this run, "
-        "which takes about 20 s. `make ui` starts one that stays.",
+        "which takes 20 s or more. `make ui` starts one that stays.",
         file=sys.stderr,
     )
     home = layout.scratch() / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     database = f"sqlite+aiosqlite:///{home / 'prefect.db'}"
-    settings = {PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True, PREFECT_API_DATABASE_CONNECTION_URL: database}
+    settings = {
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: STARTUP_SECONDS,
+        PREFECT_API_DATABASE_CONNECTION_URL: database,
+    }
     with temporary_settings(settings, restore_defaults={PREFECT_API_URL}):
         yield None
 
