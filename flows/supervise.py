@@ -97,11 +97,15 @@ def _leave_nothing() -> None:
                 os.kill(pid, number)
         deadline = time.monotonic() + patience
         while rest and time.monotonic() < deadline:
-            with contextlib.suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            rest = _descendants(os.getpid())
             time.sleep(0.02)
+            rest = _descendants(os.getpid())
+            _collect()  # after the look: of what is gone by then nothing stays, not even its number
+
+
+def _collect() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _main_processes(pid: int) -> Iterator[int]:
