@@ -23,8 +23,8 @@ COLLAPSED_DIMENSIONS = 2.0  # healthy projections fill many; without a stop-grad
 
 
 def sample(embeddings_ND: Tensor) -> Tensor:
-    """What `health` needs to remember of a batch: at most `MAX_ROWS` rows, detached."""
-    return embeddings_ND[:MAX_ROWS].detach()
+    """What `health` needs to remember of a batch: a copy of at most `MAX_ROWS` rows."""
+    return embeddings_ND[:MAX_ROWS].detach().clone()
 
 
 def measures(embeddings_ND: Tensor) -> dict[str, float]:

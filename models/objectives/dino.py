@@ -105,6 +105,8 @@ class DINO(Objective):
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         across_ranks(self)
         self.waiting: list[Tensor] = []
+        # of a step that did not finish nothing may reach the step after it is taken back
+        self.register_load_state_dict_post_hook(lambda *_: self.waiting.clear())
         self.seen: tuple[Tensor, Tensor, Tensor] | None = None
 
     def forward(self, batch: Batch) -> Step:

@@ -77,6 +77,8 @@ class MoCo(Objective):
         self.register_buffer("num_queued", torch.zeros((), dtype=torch.int64))
         across_ranks(self)
         self.waiting: list[Tensor] = []
+        # of a step that did not finish nothing may reach the step after it is taken back
+        self.register_load_state_dict_post_hook(lambda *_: self.waiting.clear())
         self.keys_per_step = 0
         self.progress = 0.0
         self.seen: tuple[Tensor, Tensor] | None = None
