@@ -19,7 +19,7 @@ from tasks.errors import InputError
 from tasks.pages.scores import Score, arm_name, by_task, method_name, metric_name
 
 FLOOR = "floor"
-RANK = "health.effective_rank"
+RANK = "effective_rank"
 
 
 def lines(recipes: Sequence[str]) -> list[list[str]]:
@@ -71,8 +71,8 @@ def _cost(recipe: str) -> list[str]:
     """Units per second and seconds of pretraining, and the effective rank that it ended with."""
     folder = layout.run(recipe, "pretrain")
     record = json.loads(Path(f"{folder}.record.json").read_text(encoding="utf-8"))
-    history = json.loads((folder / "losses.json").read_text(encoding="utf-8"))["train"]
-    ranks = [entry[RANK] for entry in history if RANK in entry]
+    readings = json.loads((folder / "losses.json").read_text(encoding="utf-8")).get("health", [])
+    ranks = [entry[RANK] for entry in readings if RANK in entry]
     rate = f"{record['units_per_second']:,.0f} {record['unit']}" if record.get("units_per_second") else ""
     return [rate, f"{record['seconds']:,.0f}", f"{ranks[-1]:.2f}" if ranks else ""]
 
