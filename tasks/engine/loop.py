@@ -280,7 +280,7 @@ def _wrapped(objective: Objective, settings: TrainSettings, ranks: World) -> Cal
     if settings.compile:
         module = torch.compile(module)
     if ranks.size > 1:
-        module = DistributedDataParallel(module, broadcast_buffers=False)
+        module = DistributedDataParallel(module, forward_sync_buffers=False)
     forward: Callable[[Batch], Step] = module
     return forward
 
