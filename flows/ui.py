@@ -8,6 +8,7 @@ Prefect for runs to start. When one of them ends, or this process is told to, al
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -15,13 +16,15 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.quiet import QUIET
-from tasks import layout
+from tasks import layout, spool
 from tasks.errors import InputError
 
 HOST = "127.0.0.1"
@@ -186,10 +189,28 @@ def _holder(port: int) -> str:
     return ""
 
 
+def runs_page(mlflow_port: int) -> str:
+    """Where MLflow shows our runs, or all experiments while there is none of ours.
+
+    Without the address's last word MLflow's pages are about language models. The experiment is left
+    to the first run to make: what a server makes keeps its artifacts where a run without it cannot.
+    """
+    address = f"http://{HOST}:{mlflow_port}"
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", spool.EXPERIMENT)
+    question = urllib.parse.urlencode({"experiment_name": name})
+    place = f"{address}/api/2.0/mlflow/experiments/get-by-name?{question}"
+    try:
+        with urllib.request.urlopen(place, timeout=30) as answer:
+            number = json.load(answer)["experiment"]["experiment_id"]
+    except urllib.error.HTTPError:
+        return f"{address}/#/experiments"
+    return f"{address}/#/experiments/{number}?workflowType=machine_learning"
+
+
 def _greeting(prefect_port: int, mlflow_port: int) -> str:
     return f"""
   Prefect   http://{HOST}:{prefect_port}   start, watch and cancel runs
-  MLflow    http://{HOST}:{mlflow_port}/#/experiments   compare what came out
+  MLflow    {runs_page(mlflow_port)}   compare what came out
   logs      {layout.scratch() / "logs"}
 
 To run a recipe: Prefect > Deployments > train > Run > Custom run, or in another terminal

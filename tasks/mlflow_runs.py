@@ -23,7 +23,6 @@ from mlflow.types.schema import Array
 
 from tasks import layout, serving, spool
 
-EXPERIMENT = "unmask"
 NAME_TAG = "unmask.run"
 MOST_METRICS = 1000  # MLflow's limits per request
 MOST_PARAMS = 100
@@ -132,10 +131,10 @@ class Sender:
 
     def _experiment(self) -> str:
         if not self._experiment_id:
-            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", spool.EXPERIMENT)
             at = (layout.scratch() / "mlartifacts").as_uri() if self._uri.startswith("sqlite:") else None
             with contextlib.suppress(MlflowException):  # it is there, or another machine was faster
-                # without the tag MLflow's pages open on traces of language models, not on runs
+                # says that it holds runs, not traces of language models
                 kind = {"mlflow.experimentKind": "custom_model_development"}
                 self._client.create_experiment(name, at, kind)
             experiment = self._client.get_experiment_by_name(name)

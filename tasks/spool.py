@@ -25,6 +25,8 @@ from typing import IO, Any
 
 from tasks import layout
 
+EXPERIMENT = "unmask"  # where MLFLOW_EXPERIMENT_NAME names no other
+
 Line = dict[str, Any]
 
 

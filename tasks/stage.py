@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -158,11 +159,17 @@ def execute(stage: str, name: str, work: Work, inputs: Inputs, config: configura
         outcome = work(Context(name, config, journal, layout.checkpoints(key)))
         journal.log(dict(outcome.metrics), step=0)
         record = _record(stage, name, outcome, time.perf_counter() - began, journal.id())
-    _write(layout.record(name, stage), record)
-    if stage != "ingest":
-        _write(layout.metrics(name, stage), dict(sorted(outcome.metrics.items())))
-    shutil.rmtree(layout.checkpoints(key), ignore_errors=True)
+    if is_first():
+        _write(layout.record(name, stage), record)
+        if stage != "ingest":
+            _write(layout.metrics(name, stage), dict(sorted(outcome.metrics.items())))
+        shutil.rmtree(layout.checkpoints(key), ignore_errors=True)
     return outcome
+
+
+def is_first() -> bool:
+    """Whether this process is the one that leaves files, of those that torchrun starts."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def work_key(stage: str, name: str, settings: Mapping[str, Any], files: Sequence[Path]) -> str:
@@ -205,7 +212,14 @@ def _digest(path: Path) -> str:
 
 @contextmanager
 def published(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place when the block ends well."""
+    """An empty folder beside `folder` that takes its place when the block ends well.
+
+    Of several processes only the first one's does; what the others leave is thrown away.
+    """
+    if not is_first():
+        with tempfile.TemporaryDirectory() as elsewhere:
+            yield Path(elsewhere)
+        return
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -260,4 +274,6 @@ def _versions(*packages: str) -> dict[str, str]:
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    aside.replace(path)  # the old file may be a read-only link into DVC's cache

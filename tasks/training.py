@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from tasks.engine.state import History
 from tasks.errors import InputError
 from tasks.journal import Run
 from tasks.progress import Progress
-from tasks.stage import Context, Outcome
+from tasks.stage import Context, Outcome, is_first
 
 HEADS = "heads.safetensors"
 EVALUATION_BATCH = 64
@@ -166,7 +165,7 @@ def _last(evaluations: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def leave(folder: Path, objective: Objective, history: History, prepared: Path, modality: str) -> None:
     """Write model, heads and losses of a training stage; the first of several processes does."""
-    if int(os.environ.get("RANK", "0")):
+    if not is_first():
         return
     objective.to("cpu")
     with encoders.quiet():

@@ -130,6 +130,36 @@ def test_published_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 
+def test_of_several_processes_the_first_alone_leaves_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+
+    def work(context: stage.Context) -> stage.Outcome:
+        context.scratch.mkdir(parents=True, exist_ok=True)
+        with stage.published(target) as folder:
+            if stage.is_first():
+                (folder / "model").write_text("weights")
+        return stage.Outcome({"loss": 1.5}, samples=1, units=1, unit="tokens")
+
+    assert leave(work) == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setenv("RANK", "1")
+    assert leave(work) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert (target / "model").read_text() == "weights"
+
+
+def test_a_record_that_is_a_link_into_the_cache_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    cached, record = tmp_path / "cached", layout.record("text-mlm", "pretrain")
+    cached.write_text("of an earlier run")
+    record.parent.mkdir(parents=True)
+    record.hardlink_to(cached)
+    assert leave(lambda context: stage.Outcome({}, samples=1, units=1, unit="tokens")) == 0
+    assert cached.read_text() == "of an earlier run"
+    assert json.loads(record.read_text())["samples"] == 1
+
+
 def _write_and_fail(path: Path) -> None:
     path.write_text("new")
     raise OSError("full")

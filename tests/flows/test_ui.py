@@ -34,6 +34,18 @@ def test_port_that_is_none_is_refused(nonsense: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.servers
+def test_mlflow_is_shown_at_our_runs_as_soon_as_there_are_some(
+    shared_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(shared_project.mlflow.uri.rpartition(":")[2])
+    address = f"http://127.0.0.1:{port}/#/experiments"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of nobody")
+    assert ui.runs_page(port) == address
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "Default")
+    assert ui.runs_page(port) == f"{address}/0?workflowType=machine_learning"
+
+
+@pytest.mark.servers
 def test_ctrl_c_ends_all_of_it(shared_project: Project) -> None:
     family = psutil.Process(shared_project.ui.pid).children(recursive=True)
     assert len(family) >= 6, "three services, each under a supervisor"
