@@ -34,7 +34,8 @@ def token_loss(
         targets_N: int64 ids; `IGNORED` where nothing is due.
         chunk_tokens: tokens whose scores are held at once.
     """
-    total, right = _TokenLoss.apply(features_ND, head.weight, head.bias, targets_N, chunk_tokens)
+    is_trained = torch.is_grad_enabled()
+    total, right = _TokenLoss.apply(features_ND, head.weight, head.bias, targets_N, chunk_tokens, is_trained)
     return total, right
 
 
@@ -47,6 +48,7 @@ class _TokenLoss(torch.autograd.Function):
         bias_V: Tensor | None,
         targets_N: Tensor,
         chunk_tokens: int,
+        is_trained: bool,
     ) -> tuple[Tensor, Tensor]:
         dtype = _compute_type(features_ND)
         weight = weight_VD.detach().to(dtype)
@@ -63,6 +65,8 @@ class _TokenLoss(torch.autograd.Function):
                 loss, num_right = _overwrite_with_error(piece_PV, targets_P)
                 total += loss
                 right += num_right
+            if not is_trained:
+                continue
             gradient_ND[part] = scores_CV @ weight
             _add(gradients, 0, scores_CV.T @ features_CD)
             if bias is not None:
@@ -74,7 +78,7 @@ class _TokenLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if saved is None else saved * gradients[0] for saved in ctx.saved_tensors]
-        return *scaled, None, None
+        return *scaled, None, None, None
 
 
 def _pieces(scores_CV: Tensor, targets_C: Tensor) -> list[tuple[Tensor, Tensor]]:

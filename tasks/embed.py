@@ -9,7 +9,6 @@ was trained here or its folder below `runs/`; its adapted encoder is taken where
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import sys
 from collections import Counter
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import modalities
-from tasks.errors import InputError, unknown
+from tasks.errors import InputError, one_sentence, unknown
 
 if TYPE_CHECKING:
     from tasks.modalities import Embedded, Pictures
@@ -27,7 +26,6 @@ NEIGHBOURS = 7
 QUERIES = 16
 NAMED = 10  # files without a vector that are told by name
 SIDE = 72
-UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 
 def run(given: Path, folder: Path, out: Path, pooling: str = "mean") -> Embedded:
@@ -167,14 +165,8 @@ def main() -> None:
     parser.add_argument("--pooling", choices=("mean", "class"), default="mean", help="tokens to one vector")
     given = parser.parse_args()
     out = given.out or Path("embedded") / given.folder.resolve().name
-    try:
+    with one_sentence("embed", out):
         found = run(given.model, given.folder, out, given.pooling)
-    except InputError as error:
-        sys.exit(f"embed: {error}")
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        sys.exit(f"embed: {error.filename or out}: {(error.strerror or '').lower()}")
     for sentence in told(found):
         print(sentence, file=sys.stderr)
     print(f"{out / TABLE}\n{out / PAGE}")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import errno
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 
 class InputError(ValueError):
@@ -24,3 +30,16 @@ def unknown(what: str, value: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(value, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"unknown {what} {value!r}; {hint}known: {', '.join(known) or 'none'}"
+
+
+@contextlib.contextmanager
+def one_sentence(command: str, out: Path) -> Iterator[None]:
+    """End a command with one sentence where its input is wrong or its folder takes no files."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f"{command}: {error}")
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        sys.exit(f"{command}: {error.filename or out}: {(error.strerror or '').lower()}")

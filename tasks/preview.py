@@ -7,17 +7,14 @@ the ingested corpus, or straight from the first sources where nothing was ingest
 from __future__ import annotations
 
 import argparse
-import errno
-import sys
 from pathlib import Path
 
 from tasks import config as configuration
 from tasks import modalities
 from tasks.config import Config
-from tasks.errors import InputError
+from tasks.errors import InputError, one_sentence
 
 PAGE = "preview.html"
-UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EEXIST, errno.ENOTDIR)
 
 
 def run(name: str, config: Config, out: Path) -> Path:
@@ -53,14 +50,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the page; previews/<recipe> without it")
     given = parser.parse_args()
     out = given.out or Path("previews") / given.name
-    try:
+    with one_sentence("preview", out):
         page = run(given.name, configuration.load(), out)
-    except InputError as error:
-        sys.exit(f"preview: {error}")
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        sys.exit(f"preview: {error.filename or out}: {(error.strerror or '').lower()}")
     for path in (page, *sorted(out.glob("*.png"))):
         print(path)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from tasks.pages import wording
 from tasks.pages.neighbours import Query
 from tasks.pages.sheets import Section
+from tasks.pages.templates import template
 
 
 def render(
@@ -28,16 +28,6 @@ def render(
         queries: rows with their nearest neighbours.
         seen: pictures of those, as addresses, by id.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"unbroken": wording.unbroken}
-    return environment.get_template("gallery.html.j2").render(
+    return template("gallery.html.j2", {"unbroken": wording.unbroken}).render(
         over=over, title=title, sentences=sentences, sections=sections, queries=queries, seen=seen or {}
     )

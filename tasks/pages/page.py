@@ -8,7 +8,7 @@ from a disk, in light and dark, on a phone and on paper.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tasks.pages.scores import (
     metric_name,
 )
 from tasks.pages.sheets import Section, data_uri, scaled
+from tasks.pages.templates import template
 
 MOST_POINTS = 2400
 MOST_SOURCES = 12
@@ -42,16 +43,7 @@ def render(evidence: Evidence, plots: Path, sections: Sequence[Section] = ()) ->
         plots: folder of the figures' files.
         sections: what the recipe's modality shows of it.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "count": wording.count, "short": wording.short, "duration": wording.duration,
         "pace": wording.pace, "number": wording.number, "memory": wording.memory,
         "percent": wording.percent, "words": wording.words, "unbroken": wording.unbroken,
@@ -74,7 +66,7 @@ def render(evidence: Evidence, plots: Path, sections: Sequence[Section] = ()) ->
         }
         for task in tasks
     ]
-    return environment.get_template("report.html.j2").render(
+    return template("report.html.j2", filters).render(
         evidence=evidence,
         headline=sentences[0],
         sentences=sentences[1:] if len(tasks) < 2 else [],

@@ -17,6 +17,7 @@ import importlib
 import io
 import lzma
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Protocol, cast
@@ -176,6 +177,24 @@ def is_damage(error: Exception) -> bool:
         return error.errno is None
     known = ("zlib", "_lzma", "lzma", "zipfile", "tarfile", "_csv", "zstandard", "zstd", "pyarrow", "aiohttp")
     return isinstance(error, EOFError | UnicodeError) or home in known
+
+
+@contextmanager
+def read_to_the_end(file: File) -> Iterator[None]:
+    """Damage that shows while a file is read becomes one message; all other errors pass.
+
+    Raises:
+        InputError: the file is damaged; says what to do.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        raise InputError(
+            f"{file.location}: cannot be read to its end ({type(error).__name__}: {error}); it is damaged, "
+            "truncated, or not of this format. Fetch it again, or name its `format`."
+        ) from error
 
 
 class _Reader(io.BufferedReader):

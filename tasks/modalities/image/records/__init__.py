@@ -122,18 +122,9 @@ def read(
 
     given = {name: field for name, field in file.columns.items() if getattr(columns, name) is None}
     columns = dataclasses.replace(columns, **given)
-    try:
+    with sources.read_to_the_end(file):
         for number, fields, stored in formats.rows(file, format, columns, corpus):
             yield _pick(fields, stored, columns, kind, file, number)
-    except (InputError, Rejected):
-        raise
-    except Exception as error:
-        if not sources.is_damage(error):
-            raise
-        raise InputError(
-            f"{file.location}: cannot be read to its end ({type(error).__name__}: {error}); it is damaged, "
-            "truncated, or not of this format. Fetch it again, or name its `format`."
-        ) from error
 
 
 def _pick(

@@ -123,18 +123,9 @@ def read(
         if found in formats.RUNNING_TEXT:
             columns = _of_running_text(columns, file)
         rows = formats.rows(file, found, columns, corpus)
-    try:
+    with sources.read_to_the_end(file):
         for number, fields in rows:
             yield _pick(fields, columns, kind, file, number)
-    except (InputError, Rejected):
-        raise
-    except Exception as error:
-        if not sources.is_damage(error):
-            raise
-        raise InputError(
-            f"{file.location}: cannot be read to its end ({type(error).__name__}: {error}); it is damaged, "
-            "truncated, or not of this format. Fetch it again, or name its `format`."
-        ) from error
 
 
 def _of_running_text(columns: Columns, file: File) -> Columns:
