@@ -22,7 +22,6 @@ from tasks import layout, modalities, stage, training
 from tasks.config import Adapt, Config, Recipe
 from tasks.engine.loader import Batches
 from tasks.engine.precision import autocast
-from tasks.engine.state import History
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +58,7 @@ def run(context: stage.Context) -> stage.Outcome:
     settings, prepared = recipe.adapt, layout.prepared(context.name)
     objective = training.build_objective(name, context.config, layout.run(name, "pretrain"))
     evaluate = training.held_out(context, objective.reads, settings.evaluate_samples)
-    history, outcome = History(), stage.Outcome()
+    trained = training.Trained()
     gap: dict[str, Any] = {}
     if settings.steps:
         device = next(objective.parameters()).device
@@ -69,15 +68,15 @@ def run(context: stage.Context) -> stage.Outcome:
             f"adapt@{name}", objective, _batches(prepared, recipe, objective.reads, seed), settings, evaluate,
             seed=mix(seed, 2), scratch=context.scratch, journal=context.journal,
         )  # fmt: skip
-        history, outcome = trained.history, trained.outcome
-        history.evaluations.insert(0, {"step": 0, **before})
-        gap = _gap(name, before, dict(history.evaluations[-1]), settings)
+        evaluations = trained.history.evaluations
+        evaluations.insert(0, {"step": 0, **before})
+        gap = _gap(name, before, dict(evaluations[-1]), settings)
     with stage.published(layout.run(name, "adapt")) as folder:
-        training.leave(folder, objective, history, prepared, recipe.modality)
+        training.leave(folder, objective, trained, prepared, recipe.modality)
         (folder / "gap.json").write_text(json.dumps(gap, indent=1, sort_keys=True) + "\n")
-    metrics = dict(outcome.metrics)
+    metrics = dict(trained.outcome.metrics)
     metrics |= {key: float(gap[key]) for key in ("gap_before", "gap_after", "forgetting") if key in gap}
-    return dataclasses.replace(outcome, metrics=metrics)
+    return dataclasses.replace(trained.outcome, metrics=metrics)
 
 
 def _batches(prepared: Path, recipe: Recipe, reads: tuple[str, ...], seed: int) -> Batches:

@@ -191,6 +191,11 @@ class Finetune(TrainSettings):
     )
     max_epochs: int = setting(20, "Passes over the labelled rows at most; `steps` caps them.", ge=1)
     patience: int = setting(5, "Evaluations without a better validation score before stopping.", ge=1)
+    scratch_compute: Literal["same_steps", "shared", "equal"] = setting(
+        "same_steps",
+        "What training from scratch may cost: the other arms' steps; in all its runs together as much more "
+        "as pretraining cost (shared); or in each of its runs (equal).",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,11 +28,13 @@ from tasks.errors import InputError
 
 log = logging.getLogger(__name__)
 FLOORS = "floors"
+TRAINING = ("pretrain", "adapt")
 
 
 def inputs(name: str, config: Config) -> tuple[Sequence[Settings], Sequence[Path]]:
     """The settings and files that the stage depends on."""
     from tasks.downstream import intake
+    from tasks.training import COST
 
     recipe = config.recipe(name)
     read = intake.files(name, recipe, sorted(config.corpus(recipe.tasks).tasks))
@@ -41,6 +43,8 @@ def inputs(name: str, config: Config) -> tuple[Sequence[Settings], Sequence[Path
             folder / "config.json",
             *(sorted(folder.glob("*.safetensors")) or [folder / "model.safetensors"]),
         ]
+    if recipe.finetune.scratch_compute != "same_steps":
+        read += [layout.run(name, stage) / COST for stage in TRAINING]
     return [recipe.finetune], list(dict.fromkeys(read))
 
 
@@ -56,7 +60,10 @@ def run(context: stage.Context) -> stage.Outcome:
 
     name, recipe, config = context.name, context.recipe, context.config
     settings = recipe.finetune
-    arms = [jobs.Arm(arm, folder, arm != "scratch") for arm, folder in _arms(name, recipe, config)]
+    found = _arms(name, recipe, config)
+    arms = [
+        jobs.Arm(arm, folder, arm != "scratch", _more(arm, name, recipe, config)) for arm, folder in found
+    ]
     for arm, reason in _left_out(recipe, config).items():
         if arm in settings.arms:
             log.warning("finetune: arm %s is left out: %s", arm, reason)
@@ -108,6 +115,30 @@ def _left_out(recipe: Recipe, config: Config) -> dict[str, str]:
     if not recipe.adapt.steps:
         same["adapted"] = "adapt.steps is 0, so it equals the arm before"
     return same
+
+
+def _more(arm: str, name: str, recipe: Recipe, config: Config) -> float:
+    """Floating-point operations that each fine-tuning run of an arm may use beyond the settings' steps.
+
+    Raises:
+        InputError: nobody knows what the encoder's pretraining has cost.
+    """
+    from tasks.training import COST
+
+    settings = recipe.finetune
+    if arm != "scratch" or settings.scratch_compute == "same_steps":
+        return 0.0
+    if config.encoders[recipe.encoder].source is not None:
+        raise InputError(
+            f"recipes.{name}.finetune.scratch_compute: what the released weights of encoder "
+            f"{recipe.encoder!r} have cost is not known here; choose same_steps."
+        )
+    costs = (layout.run(name, stage) / COST for stage in TRAINING)
+    flops = sum(float(json.loads(file.read_text())["flops"]) for file in costs)
+    if settings.scratch_compute == "equal":
+        return flops
+    num_tasks = len(config.corpus(recipe.tasks).tasks)
+    return flops / (num_tasks * len(settings.label_budgets) * settings.num_seeds)
 
 
 def grid(

@@ -8,7 +8,6 @@ from pathlib import Path
 from models.settings import Settings
 from tasks import layout, modalities, stage, training
 from tasks.config import Config
-from tasks.engine.state import History
 
 
 def run(context: stage.Context) -> stage.Outcome:
@@ -18,7 +17,7 @@ def run(context: stage.Context) -> stage.Outcome:
     objective = training.build_objective(name, context.config)
     prepared = layout.prepared(name)
     evaluate = training.held_out(context, objective.reads, settings.evaluate_samples)
-    history, outcome = History(), stage.Outcome()
+    trained = training.Trained()
     if settings.steps:
         batches = modalities.tensors(recipe.modality).batches(
             prepared, "general", "train", recipe, objective.reads, seed
@@ -27,10 +26,9 @@ def run(context: stage.Context) -> stage.Outcome:
             f"pretrain@{name}", objective, batches, settings, evaluate,
             seed=seed, scratch=context.scratch, journal=context.journal,
         )  # fmt: skip
-        history, outcome = trained.history, trained.outcome
     with stage.published(layout.run(name, "pretrain")) as folder:
-        training.leave(folder, objective, history, prepared, recipe.modality)
-    return outcome
+        training.leave(folder, objective, trained, prepared, recipe.modality)
+    return trained.outcome
 
 
 def inputs(name: str, config: Config) -> tuple[Sequence[Settings], Sequence[Path]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from models.attention import choose
 from models.objectives import Objective
 from tasks import layout, modalities
 from tasks.config import Config
+from tasks.engine import compute
 from tasks.engine.events import Event
 from tasks.engine.loader import Batches
 from tasks.engine.loop import train
@@ -26,6 +27,7 @@ from tasks.progress import Progress
 from tasks.stage import Context, Outcome, is_first
 
 HEADS = "heads.safetensors"
+COST = "cost.json"
 EVALUATION_BATCH = 64
 
 
@@ -109,10 +111,17 @@ def held_out(context: Context, reads: tuple[str, ...], num_samples: int) -> Held
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training stage has to hand on."""
+    """What a training stage has to hand on.
 
-    history: History
-    outcome: Outcome
+    Attributes:
+        history: losses, health and decisions.
+        outcome: for metrics and records.
+        flops: floating-point operations of all steps, see `tasks.engine.compute`.
+    """
+
+    history: History = field(default_factory=History)
+    outcome: Outcome = field(default_factory=Outcome)
+    flops: float = 0.0
 
 
 def run(
@@ -128,6 +137,8 @@ def run(
 ) -> Trained:
     """Train with a progress bar, tracked, from the newest checkpoint."""
     progress = Progress(title, settings.steps)
+    samples = settings.steps * settings.batch_size
+    flops = samples * compute.per_sample(objective, batches)
 
     def track(event: Event) -> None:
         if event.verdict is not None:
@@ -151,10 +162,10 @@ def run(
         evaluate=evaluate,
     )
     progress.close()
-    samples = settings.steps * settings.batch_size
     metrics = {f"heldout_{slot}": loss for slot, loss in _last(history.evaluations).items()}
+    metrics["teraflop"] = flops / 1e12
     outcome = Outcome(metrics, samples, samples * batches.units_per_sample, batches.unit)
-    return Trained(history, outcome)
+    return Trained(history, outcome, flops)
 
 
 def _last(evaluations: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -163,8 +174,8 @@ def _last(evaluations: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return last
 
 
-def leave(folder: Path, objective: Objective, history: History, prepared: Path, modality: str) -> None:
-    """Write model, heads and losses of a training stage; the first of several processes does."""
+def leave(folder: Path, objective: Objective, trained: Trained, prepared: Path, modality: str) -> None:
+    """Write model, heads, losses and cost of a training stage; the first of several processes does."""
     if not is_first():
         return
     objective.to("cpu")
@@ -173,7 +184,8 @@ def leave(folder: Path, objective: Objective, history: History, prepared: Path, 
     modalities.tensors(modality).finish(prepared, folder / "model")
     heads = {name: value for name, value in objective.state_dict().items() if not name.startswith("model.")}
     save_file(heads, folder / HEADS)
-    (folder / "losses.json").write_text(json.dumps(losses(history), indent=1) + "\n")
+    (folder / "losses.json").write_text(json.dumps(losses(trained.history), indent=1) + "\n")
+    (folder / COST).write_text(json.dumps({"flops": trained.flops}) + "\n")
 
 
 def losses(history: History) -> dict[str, object]:

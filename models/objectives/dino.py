@@ -46,6 +46,9 @@ class DINOSettings(Settings):
     prototypes: int = setting(65536, "Entries of the outputs that are compared.", ge=2)
     hidden_width: int = setting(2048, "Width of the head's hidden layers.", ge=1)
     bottleneck_width: int = setting(256, "Width before the prototypes.", ge=1)
+    head_batch_norm: bool = setting(
+        False, "Batch normalisation in the head, as published CIFAR tables use it: the outputs part sooner."
+    )
     student_temperature: float = setting(0.1, "Divisor of the student's outputs.", gt=0)
     teacher_temperature: float = setting(0.07, "Divisor of the teacher's outputs after its warm-up.", gt=0)
     teacher_temperature_start: float = setting(0.04, "Divisor of the teacher's outputs at first.", gt=0)
@@ -67,10 +70,12 @@ class Head(nn.Module):
     def __init__(self, width: int, settings: DINOSettings) -> None:
         super().__init__()
         hidden, bottleneck = settings.hidden_width, settings.bottleneck_width
-        self.layers = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(),
-            nn.Linear(hidden, bottleneck),
-        )  # fmt: skip
+        layers: list[nn.Module] = []
+        for before in (width, hidden):
+            layers.append(nn.Linear(before, hidden))
+            layers += [nn.BatchNorm1d(hidden)] if settings.head_batch_norm else []
+            layers.append(nn.GELU())
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden, bottleneck))
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)

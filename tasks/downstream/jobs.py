@@ -55,11 +55,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Arm:
-    """An encoder to compare: a folder by `save_pretrained`, its weights used or drawn anew."""
+    """An encoder to compare.
+
+    Attributes:
+        name: of the arm.
+        source: folder by `save_pretrained`.
+        pretrained: whether its weights are used, or drawn anew.
+        flops: floating-point operations by which each fine-tuning run is longer than the settings say.
+    """
 
     name: str
     source: Path
     pretrained: bool
+    flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -248,7 +256,7 @@ def _finetune(job: Job) -> Iterator[Outcome]:
             seed=seed,
             pools_by=job.settings.pooling,
         )
-        chosen, scores = supervised.fit(
+        fitted = supervised.fit(
             kind,
             model,
             drawn,
@@ -258,8 +266,11 @@ def _finetune(job: Job) -> Iterator[Outcome]:
             seed=seed,
             folder=job.folder / TRAINING,
             reader=job.task.reader,
+            more_flops=job.arm.flops,
         )
-        predictions, test_scores = read_test(kind, chosen, test)
+        predictions, test_scores = read_test(kind, fitted.predict, test)
         if job.keeps_model:
             heads.save(model, job.folder / "model")
-        yield Outcome(job.arm.name, "finetune", str(budget), seed, scores, test_scores, predictions)
+        yield Outcome(
+            job.arm.name, "finetune", str(budget), seed, fitted.scores, test_scores, predictions, fitted.steps
+        )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ class Outcome:
         validation: score by metric.
         test: score by metric.
         predictions: one per test row.
+        steps: optimizer steps that the run was given; 0 where nothing was trained step by step.
     """
 
     arm: str
@@ -50,6 +51,7 @@ class Outcome:
     validation: dict[str, float]
     test: dict[str, float]
     predictions: list[str]
+    steps: int = 0
 
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
@@ -158,17 +160,18 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def summarise(task: str, kind: str, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """One line per arm, method, budget and metric: the mean over seeds on the test, with its interval."""
-    points: dict[tuple[str, str, str], list[Mapping[str, float]]] = {}
+    points: dict[tuple[str, str, str], list[Outcome]] = {}
     for outcome in outcomes:
-        points.setdefault((outcome.arm, outcome.method, outcome.budget), []).append(outcome.test)
+        points.setdefault((outcome.arm, outcome.method, outcome.budget), []).append(outcome)
     lines = []
-    for (arm, method, budget), scores in points.items():
-        for metric in scores[0]:
-            mean, low, high = interval([score[metric] for score in scores])
+    for (arm, method, budget), runs in points.items():
+        for metric in runs[0].test:
+            mean, low, high = interval([run.test[metric] for run in runs])
             lines.append(
                 {
                     "task": task, "kind": kind, "arm": arm, "method": method, "budget": budget,
-                    "metric": metric, "mean": mean, "low": low, "high": high, "seeds": len(scores),
+                    "metric": metric, "mean": mean, "low": low, "high": high, "seeds": len(runs),
+                    "steps": runs[0].steps,
                 }
             )  # fmt: skip
     return lines

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from tasks.config import Finetune
 from tasks.downstream import Kind, rows
 from tasks.downstream.protocol import Predict
 from tasks.downstream.rows import Rows, Supervision
-from tasks.engine import loop
-from tasks.engine.settings import TrainSettings
+from tasks.engine import compute, loop
 from tasks.modalities import Reader
 
 # Where `evaluate_every` is 0: how many looks at validation a whole run has. A look at 500 rows costs as
@@ -36,6 +36,13 @@ def schedule(settings: Finetune, num_rows: int) -> Finetune:
     steps = min(settings.steps, settings.max_epochs * per_epoch)
     every = settings.evaluate_every or max(per_epoch, math.ceil(steps / EVALUATIONS))
     return dataclasses.replace(settings, batch_size=batch_size, steps=steps, evaluate_every=every)
+
+
+def longer(settings: Finetune, num_steps: int) -> Finetune:
+    """A schedule with so many steps more, and as many looks at validation, none of which ends it."""
+    steps = settings.steps + num_steps
+    every = max(1, settings.evaluate_every * steps // settings.steps)
+    return dataclasses.replace(settings, steps=steps, evaluate_every=every, patience=steps)
 
 
 class EarlyStopping:
@@ -97,6 +104,21 @@ def _own(model: PreTrainedModel) -> dict[str, Tensor]:
     return own
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What a run left.
+
+    Attributes:
+        predict: predictions by its best weights.
+        scores: theirs on validation.
+        steps: optimizer steps that it was given.
+    """
+
+    predict: Predict
+    scores: Mapping[str, float]
+    steps: int
+
+
 def fit(
     kind: Kind,
     model: PreTrainedModel,
@@ -108,8 +130,9 @@ def fit(
     seed: int,
     folder: Path,
     reader: Reader | None = None,
-) -> tuple[Predict, dict[str, float]]:
-    """Train the model in place and answer with its best weights' predictions, and their validation scores.
+    more_flops: float = 0.0,
+) -> Fitted:
+    """Train the model in place, and keep the weights that are best on validation.
 
     Args:
         kind: of the task.
@@ -121,10 +144,18 @@ def fit(
         seed: of order and dropout.
         folder: for checkpoints and the best weights.
         reader: makes of stored inputs what the model reads.
+        more_flops: floating-point operations by which the run is longer than the settings say.
     """
     targets = kind.targets(train, labels)
     usable = kind.learnable(targets).nonzero().flatten()
-    stopping = EarlyStopping(folder, kind.METRICS[0], settings.patience)
+    plan = schedule(settings, max(1, len(usable)))
+    inputs = {key: value[usable] for key, value in train.inputs.items()}
+    answers = {key: value[usable] for key, value in targets.items()}
+    supervised, batches = heads.Supervised(model, reader), Supervision(inputs, answers, seed)
+    if more_flops and len(usable):
+        cost = compute.per_sample(supervised, batches)
+        plan = longer(plan, round(more_flops / (cost * plan.batch_size)))
+    stopping = EarlyStopping(folder, kind.METRICS[0], plan.patience)
     predict = predictor(kind, model, labels, settings.precision, reader)
 
     def evaluate(objective: Any, step: int) -> Mapping[str, float]:
@@ -134,13 +165,10 @@ def fit(
         return scores
 
     if len(usable):
-        inputs = {key: value[usable] for key, value in train.inputs.items()}
-        answers = {key: value[usable] for key, value in targets.items()}
         rows.use_fast_attention(model, train.inputs, rows.device())
-        plan: TrainSettings = schedule(settings, len(usable))
         loop.train(
-            heads.Supervised(model, reader),
-            Supervision(inputs, answers, seed),
+            supervised,
+            batches,
             plan,
             seed=seed,
             checkpoints=folder / "loop",
@@ -148,9 +176,9 @@ def fit(
             stop=stopping.is_over,
         )
     if not stopping.looks:
-        return predict, kind.score(validation, predict(validation))
+        return Fitted(predict, kind.score(validation, predict(validation)), 0)
     stopping.restore(model)
-    return predict, stopping.best[1]
+    return Fitted(predict, stopping.best[1], plan.steps)
 
 
 def predictor(

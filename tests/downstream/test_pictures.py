@@ -58,7 +58,7 @@ def test_a_classifier_of_pictures_learns_and_its_folder_says_the_same(
     task = stored(tmp_path / "rows", QUICK)
     settings = dataclasses.replace(QUICK, steps=200 if architecture == "vit" else 60)
     model = heads.build(HEAD, source, task.labels, pretrained=True, padding=None, seed=0, pools_by="mean")
-    predict, _ = supervised.fit(
+    fitted = supervised.fit(
         CLASSIFICATION,
         model,
         train,
@@ -69,7 +69,7 @@ def test_a_classifier_of_pictures_learns_and_its_folder_says_the_same(
         folder=tmp_path / "run",
         reader=task.reader,
     )
-    predictions = predict(test)
+    predictions = fitted.predict(test)
     assert CLASSIFICATION.score(test, predictions)["accuracy"] > 0.8
     heads.save(model, tmp_path / "saved")
     reloaded = getattr(transformers, HEAD).from_pretrained(tmp_path / "saved").eval()

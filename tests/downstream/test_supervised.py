@@ -13,6 +13,7 @@ from models import heads
 from tasks.downstream import jobs, kind, protocol, rows, supervised
 from tasks.downstream.jobs import Arm
 from tasks.downstream.rows import Rows, Supervision
+from tasks.engine import compute
 from tests.downstream.supervised_sets import MAKERS, QUICK, classified, encoder_folder, job, stored
 
 
@@ -29,10 +30,10 @@ def fitted(
     source = encoder_folder(tmp_path / architecture, architecture)
     model = heads.build(kind_module.HEADS["text"], source, labels, pretrained=True, padding=0, seed=0)
     settings = dataclasses.replace(QUICK, steps=120, max_epochs=60)
-    predict, _ = supervised.fit(
+    fitted = supervised.fit(
         kind_module, model, made, test, labels, settings, seed=0, folder=tmp_path / folder
     )
-    return test, predict(test), model
+    return test, fitted.predict(test), model
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt2"])
@@ -107,6 +108,22 @@ def test_steps_follow_the_labels_and_are_capped() -> None:
     assert (few.batch_size, few.steps) == (5, 20)
     many = supervised.schedule(dataclasses.replace(QUICK, steps=100, max_epochs=20), 80)
     assert (many.batch_size, many.steps, many.evaluate_every) == (8, 100, 20)
+
+
+def test_more_compute_is_as_many_steps_more_as_it_pays_for(tmp_path: Path) -> None:
+    made = classified(16, 0)
+    source = encoder_folder(tmp_path / "encoder")
+    model = heads.build("AutoModelForSequenceClassification", source, ["high", "low"], pretrained=False,
+                        padding=0, seed=0)  # fmt: skip
+    batches = Supervision(made.inputs, kind("classification").targets(made, ["high", "low"]), seed=0)
+    cost = compute.per_sample(heads.Supervised(model), batches)
+    fitted = supervised.fit(
+        kind("classification"), model, made, made, ["high", "low"], dataclasses.replace(QUICK, steps=4), seed=0,
+        folder=tmp_path / "run", more_flops=cost * QUICK.batch_size * 6,
+    )  # fmt: skip
+    assert fitted.steps == 4 + 6
+    looks = json.loads((tmp_path / "run" / "validation.json").read_text())
+    assert looks[-1][0] == 10
 
 
 def test_each_epoch_sees_every_row_once_in_its_own_order() -> None:

@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw
 from models import objectives
 from tasks import layout, modalities, prepare, training
 from tasks.config import Adapt, Config, Corpus, Encoder, Finetune, Pretrain, Recipe, Report, Validate
-from tasks.engine.state import History
 from tests.tiny import TINY
 
 LABELS = ("disc", "square", "cross")
@@ -83,7 +82,7 @@ def leave(config: Config, name: str = "shapes") -> None:
     objective = training.build_objective(name, config)
     folder = layout.run(name, "pretrain")
     folder.mkdir(parents=True)
-    training.leave(folder, objective, History(), layout.prepared(name), recipe.modality)
+    training.leave(folder, objective, training.Trained(), layout.prepared(name), recipe.modality)
     _results(name)
 
 
