@@ -16,7 +16,7 @@ def run(context: stage.Context) -> stage.Outcome:
     name, recipe, seed = context.name, context.recipe, context.config.seed
     settings = recipe.pretrain
     objective = training.build_objective(name, context.config)
-    prepared = layout.prepared(name)
+    prepared, source = layout.prepared(name), context.config.encoders[recipe.encoder].source
     evaluate = training.held_out(context, objective.reads, settings.evaluate_samples)
     history, outcome = History(), stage.Outcome()
     if settings.steps:
@@ -29,7 +29,7 @@ def run(context: stage.Context) -> stage.Outcome:
         )  # fmt: skip
         history, outcome = trained.history, trained.outcome
     with stage.published(layout.run(name, "pretrain")) as folder:
-        training.leave(folder, objective, history, prepared, recipe.modality)
+        training.leave(folder, objective, history, prepared, recipe.modality, source)
     return outcome
 
 
