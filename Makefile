@@ -43,7 +43,7 @@ format: setup    ## put the code in form
 	$(RUN) ruff format .
 
 schema: setup    ## params.schema.json, for editors
-	$(RUN) python -m tasks.config > params.schema.json
+	$(RUN) python -m tasks.params > params.schema.json
 
 lock: setup      ## solve the dependencies anew
 	$(BIN)/python -m pip install --quiet pip-tools

@@ -23,7 +23,13 @@ class UnknownEncoder(ValueError):
 
 
 def build(
-    auto: str, *, architecture: str | None, source: str | None, config: Mapping[str, Any], seed: int
+    auto: str,
+    *,
+    architecture: str | None,
+    source: str | None,
+    config: Mapping[str, Any],
+    data: Mapping[str, Any] | None = None,
+    seed: int,
 ) -> PreTrainedModel:
     """A model with random weights, or with released ones.
 
@@ -31,45 +37,100 @@ def build(
         auto: class that adds the heads, in transformers' words (`AutoModelForMaskedLM`).
         architecture: model type (`bert`, `gpt2`, `vit`) to build from scratch.
         source: name on the hub or folder of weights to start from; instead of `architecture`.
-        config: fields that differ from the architecture's defaults; with `source`, only those
-            that adapt it to the data (`vocab_size` is checked, never changed; the weights of a
-            vision model are made to fit `image_size`, `patch_size` and `num_channels`).
+        config: fields that differ from the architecture's defaults, or from those of the released
+            weights: rates of dropout, which change no weights, and the `patch_size` of a vision
+            transformer, whose weights are made to fit.
+        data: fields that the data decide, above `config`. Released weights are made to fit
+            `image_size` and `num_channels`; those of text (`vocab_size`) can only be checked.
         seed: of the random weights.
 
     Raises:
         UnknownEncoder: the message lists what is known and what to do.
     """
     factory = getattr(transformers, auto)
+    wanted = {**config, **(data or {})}
     torch.manual_seed(seed)
-    model = _random(factory, str(architecture), config) if source is None else _released(factory, source)
-    if "image_size" in config:
+    if source is None:
+        model: PreTrainedModel = factory.from_config(architecture_config(str(architecture), wanted))
+    else:
+        model = _released(factory, source, _released_config(source, config))
+    if "image_size" in wanted:
         _check_reads_pictures(model)
-        model = picture_weights.fit(model, config)
+        model = picture_weights.fit(model, wanted)
         picture_weights.leave_out_unused(model)
     return _with_fused_gelu(model)
 
 
-def _random(factory: Any, architecture: str, config: Mapping[str, Any]) -> PreTrainedModel:
-    settings = architecture_config(architecture, config)
-    if "image_size" in config and hasattr(settings, "patch_size"):
-        picture_weights.check_size(settings.image_size, settings.patch_size)
-    made: PreTrainedModel = factory.from_config(settings)
-    return made
+def outline(
+    auto: str,
+    *,
+    architecture: str | None,
+    source: str | None,
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> PreTrainedModel:
+    """What `build` would answer, without values for its weights: of released ones it reads the config alone.
+
+    Raises:
+        UnknownEncoder: as for `build`.
+    """
+    wanted = {**config, **data}
+    if source is None:
+        settings = architecture_config(str(architecture), wanted)
+    else:
+        settings = picture_weights.fitted_config(_released_config(source, config), wanted)
+    with torch.device("meta"):
+        model: PreTrainedModel = getattr(transformers, auto).from_config(settings)
+    if "image_size" in wanted:
+        _check_reads_pictures(model)
+    return model
 
 
-def _released(factory: Any, source: str) -> PreTrainedModel:
-    try:
-        with quiet():
-            config = picture_weights.as_encoder(AutoConfig.from_pretrained(source))
-            loaded: PreTrainedModel = factory.from_pretrained(
-                source, config=config, use_safetensors=True, dtype=torch.float32
+def _released(factory: Any, source: str, config: Any) -> PreTrainedModel:
+    with _told_of(source), quiet():
+        loaded: PreTrainedModel = factory.from_pretrained(
+            source, config=config, use_safetensors=True, dtype=torch.float32
+        )
+    return loaded
+
+
+def _released_config(source: str, changes: Mapping[str, Any]) -> Any:
+    """The config of released weights with other rates of dropout; refuses what contradicts the weights."""
+    with _told_of(source), quiet():
+        config = picture_weights.as_encoder(AutoConfig.from_pretrained(source))
+    for field, value in _known_fields(config, changes).items():
+        given = getattr(config, field)
+        given = list(given) if isinstance(given, tuple) else given
+        if "drop" in field:
+            with _checked_values():
+                setattr(config, field, value)
+        elif field not in picture_weights.FITTED and value != given:
+            raise UnknownEncoder(
+                f"the weights of {source!r} have {field} {given!r}, and {value!r} contradicts them; leave it "
+                "out. Beside `from` there is room for other rates of dropout, and for another `patch_size` "
+                "of vision transformers."
             )
+    return config
+
+
+@contextlib.contextmanager
+def _checked_values() -> Iterator[None]:
+    """Values that a config refuses, which transformers tells of in several lines, in one sentence."""
+    try:
+        yield
+    except Exception as error:  # of whatever library checks them
+        raise UnknownEncoder(" ".join(str(error).split())) from None
+
+
+@contextlib.contextmanager
+def _told_of(source: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise UnknownEncoder(
             f"cannot load weights from {source!r}: {str(error).splitlines()[0]} Name a folder written by "
             "save_pretrained (config.json and model.safetensors), or a model that this machine can download."
         ) from error
-    return loaded
 
 
 def _check_reads_pictures(model: PreTrainedModel) -> None:
@@ -105,10 +166,7 @@ def quiet() -> Iterator[None]:
 
 
 def architecture_config(architecture: str, settings: Mapping[str, Any]) -> Any:
-    """The transformers config, with unknown fields refused rather than kept as dead attributes.
-
-    Of the facts about pictures, those that the architecture has no field for are left out.
-    """
+    """The transformers config, with unknown fields refused rather than kept as dead attributes."""
     try:
         config = AutoConfig.for_model(architecture)
     except ValueError:
@@ -118,19 +176,23 @@ def architecture_config(architecture: str, settings: Mapping[str, Any]) -> Any:
         raise UnknownEncoder(
             f"unknown architecture {architecture!r}; transformers knows {known} and more"
         ) from None
+    with _checked_values():
+        made = AutoConfig.for_model(architecture, **_known_fields(config, settings))
+    if "image_size" in settings and hasattr(made, "patch_size"):
+        picture_weights.check_size(made.image_size, made.patch_size)
+    return made
+
+
+def _known_fields(config: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the architecture has a field for; refuses others, unless the data decide them."""
     known_fields = set(config.to_dict()) | set(config.attribute_map)
-    settings = {
-        field: value
-        for field, value in settings.items()
-        if field in known_fields or field not in picture_weights.FACTS
-    }
-    unknown = sorted(set(settings) - known_fields)
+    unknown = sorted(set(settings) - known_fields - set(picture_weights.FACTS))
     if unknown:
         raise UnknownEncoder(
-            f"{architecture} has no config field {', '.join(map(repr, unknown))}; known: "
+            f"{config.model_type} has no config field {', '.join(map(repr, unknown))}; known: "
             f"{', '.join(sorted(key for key in config.to_dict() if not key.startswith('_')))}"
         )
-    return AutoConfig.for_model(architecture, **settings)
+    return {field: value for field, value in settings.items() if field in known_fields}
 
 
 def check_length(model: PreTrainedModel, length: int) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from models import pooling
+from models import picture_weights, pooling
 from models.encoders import quiet
 from models.masks import IGNORED
 from models.objectives import Batch, Objective, Step
@@ -84,7 +84,7 @@ def build(
         pools_by: `mean` lets a head that classifies whole rows begin with the mean of all tokens,
             where the architecture allows it; see `models.pooling`.
     """
-    config = AutoConfig.from_pretrained(source)
+    config = picture_weights.as_encoder(AutoConfig.from_pretrained(source))
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
@@ -114,12 +114,13 @@ def build(
 
 def encoder(source: Path, *, pretrained: bool, seed: int) -> PreTrainedModel:
     """The network without any head, in eval mode; `pretrained` and `seed` as in `build`."""
+    config = picture_weights.as_encoder(AutoConfig.from_pretrained(source))
     torch.manual_seed(seed)
     with quiet():
         if pretrained:
-            model = AutoModel.from_pretrained(source, dtype=torch.float32)
+            model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
         else:
-            model = AutoModel.from_config(AutoConfig.from_pretrained(source), dtype=torch.float32)
+            model = AutoModel.from_config(config, dtype=torch.float32)
     return model.eval()
 
 

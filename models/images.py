@@ -5,12 +5,15 @@ Legend: B pictures, C channels, H rows, W columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from models.augment import views
 from models.augment.resample import crop_taps, resample
+from models.augment.settings import Augment
 
 CENTRAL_SHARE = 7 / 8  # of a stored side, when it is larger than the encoder's: 224 of 256 pixels
 
@@ -45,6 +48,20 @@ class Images:
         mean_C11 = values_BCHW.new_tensor(self.mean).view(-1, 1, 1)
         std_C11 = values_BCHW.new_tensor(self.std).view(-1, 1, 1)
         return (values_BCHW - mean_C11) / std_C11
+
+    def view(
+        self, batch: Mapping[str, Tensor], augment: Augment, *, stream: int, size: int | None = None
+    ) -> Tensor:
+        """One random view of each picture of a batch as the encoder reads it: [B, C, size, size], normalised.
+
+        Args:
+            batch: `pixels` uint8 [B, C, H, W] and `key` int64 [B], from which all chance is drawn.
+            augment: what may happen.
+            stream: tells apart the views of one batch.
+            size: side of the view in pixels; None is the encoder's.
+        """
+        size = size or self.size
+        return self.normalise(views.view(batch["pixels"], batch["key"], augment, size, stream=stream))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def plain(self, pixels_BCHW: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel, ViTConfig
 
 PATCH_TRANSFORMERS = ("vit", "dinov2", "dinov2_with_registers", "vit_msn", "ijepa")
 FACTS = ("image_size", "num_channels")  # what the data decide and not every architecture has a field for
+FITTED = ("image_size", "patch_size", "num_channels")  # what `fit` can change of released weights
 
 
 def as_encoder(config: PretrainedConfig) -> PretrainedConfig:
@@ -44,16 +45,16 @@ def check_size(size: int, side: int) -> None:
 
 
 def fit(model: PreTrainedModel, wanted: Mapping[str, Any]) -> PreTrainedModel:
-    """The model for another `image_size`, `patch_size` or `num_channels`; itself where nothing differs."""
-    config = copy.deepcopy(model.config)
-    for field in ("image_size", "patch_size", "num_channels"):
-        if field in wanted and hasattr(config, field):
-            setattr(config, field, wanted[field])
+    """The model for another `image_size`, `patch_size` or `num_channels`; itself where nothing differs.
+
+    Raises:
+        ValueError: patches do not fill that size, or the weights of that architecture cannot be made to fit.
+    """
+    config = fitted_config(model.config, wanted)
     if config.to_dict() == model.config.to_dict():
         return model
     state = model.state_dict()
     if config.model_type in PATCH_TRANSFORMERS:
-        check_size(config.image_size, config.patch_size)
         side = model.config.patch_size
         _replace(
             state, "embeddings.position_embeddings", _positions(model, config.image_size // config.patch_size)
@@ -61,8 +62,34 @@ def fit(model: PreTrainedModel, wanted: Mapping[str, Any]) -> PreTrainedModel:
         _resize(state, "patch_embeddings.projection.weight", side, config.patch_size)
     _recolour(model, state, config.num_channels)
     fitted: PreTrainedModel = type(model)._from_config(config, dtype=model.dtype)
+    _check_fits(fitted, state, config)
     fitted.load_state_dict(state)
     return fitted
+
+
+def fitted_config(config: PretrainedConfig, wanted: Mapping[str, Any]) -> PretrainedConfig:
+    """The config for another `image_size`, `patch_size` or `num_channels`.
+
+    Raises:
+        ValueError: patches do not fill that size.
+    """
+    config = copy.deepcopy(config)
+    for field in FITTED:
+        if field in wanted and hasattr(config, field):
+            setattr(config, field, wanted[field])
+    if config.model_type in PATCH_TRANSFORMERS:
+        check_size(config.image_size, config.patch_size)
+    return config
+
+
+def _check_fits(model: PreTrainedModel, state: Mapping[str, Tensor], config: PretrainedConfig) -> None:
+    wrong = [name for name, weight in model.state_dict().items() if weight.shape != state[name].shape]
+    if wrong:
+        told = ", ".join(f"{field} {getattr(config, field)}" for field in FITTED if hasattr(config, field))
+        raise ValueError(
+            f"the weights of {config.model_type} cannot be made to fit {told}: {wrong[0]} has another shape. "
+            f"Give what they were trained with, or choose one of {', '.join(PATCH_TRANSFORMERS)}"
+        )
 
 
 def leave_out_unused(model: PreTrainedModel) -> None:

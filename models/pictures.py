@@ -100,6 +100,19 @@ def unpatchify(patches_BPQ: Tensor, side: int, num_rows: int | None = None) -> T
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
+def only(values_BCHW: Tensor, index_BK: Tensor, side: int) -> Tensor:
+    """The pictures with NaN in the place of all patches but these."""
+    nothing_BCHW = torch.full_like(values_BCHW, torch.nan)
+    return put(nothing_BCHW, take(patchify(values_BCHW, side), index_BK), index_BK, side)
+
+
+def put(values_BCHW: Tensor, patches_BKQ: Tensor, index_BK: Tensor, side: int) -> Tensor:
+    """The pictures with other patches at these places."""
+    index_BKQ = index_BK.unsqueeze(-1).expand(-1, -1, patches_BKQ.shape[-1])
+    changed_BPQ = patchify(values_BCHW, side).scatter(1, index_BKQ, patches_BKQ)
+    return unpatchify(changed_BPQ, side, values_BCHW.shape[2] // side)
+
+
 def width(encoder: PreTrainedModel) -> int:
     """Entries of what `features` answers."""
     known: int | None = getattr(encoder.config, "hidden_size", None)

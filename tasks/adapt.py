@@ -56,7 +56,8 @@ def run(context: stage.Context) -> stage.Outcome:
     """Adapt a recipe's pretrained encoder to its domain."""
     name, recipe, seed = context.name, context.recipe, context.config.seed
     settings, prepared = recipe.adapt, layout.prepared(context.name)
-    objective = training.build_objective(name, context.config, layout.run(name, "pretrain"))
+    pretrained = layout.run(name, "pretrain")
+    objective = training.build_objective(name, context.config, pretrained)
     evaluate = training.held_out(context, objective.reads, settings.evaluate_samples)
     trained = training.Trained()
     gap: dict[str, Any] = {}
@@ -72,7 +73,8 @@ def run(context: stage.Context) -> stage.Outcome:
         evaluations.insert(0, {"step": 0, **before})
         gap = _gap(name, before, dict(evaluations[-1]), settings)
     with stage.published(layout.run(name, "adapt")) as folder:
-        training.leave(folder, objective, trained, prepared, recipe.modality)
+        weights = str(pretrained / "model")
+        training.leave(folder, objective, trained, prepared, recipe.modality, weights)
         (folder / "gap.json").write_text(json.dumps(gap, indent=1, sort_keys=True) + "\n")
     metrics = dict(trained.outcome.metrics)
     metrics |= {key: float(gap[key]) for key in ("gap_before", "gap_after", "forgetting") if key in gap}

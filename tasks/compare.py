@@ -1,8 +1,9 @@
-"""Several finished recipes in one table: `python -m tasks.compare <recipe> <recipe> ...`.
+"""Several finished recipes side by side: `python -m tasks.compare <recipe> <recipe> ...`.
 
-One line per recipe and kind of encoder: score per label budget with its interval, what the training
-cost, and how healthy it ended. Recipes that share their task are comparable; `make compare` runs
-what is not up to date first.
+One line per task, label budget, recipe and arm: scores with their intervals, what the training cost, and
+how healthy it ended; the floors stand below. Recipes that share their task are comparable; `make compare`
+runs what is not up to date first. MLflow gets one run per recipe with the same names of metrics in each,
+all tagged with the comparison.
 """
 
 from __future__ import annotations
@@ -10,50 +11,106 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from tasks import layout
 from tasks.errors import InputError
-from tasks.pages.scores import Score, arm_name, by_task, method_name, metric_name
+from tasks.pages.scores import Score, TaskScores, arm_name, budget_name, by_budget, by_task, metric_name
 
 FLOOR = "floor"
 RANK = "effective_rank"
+METHODS = {"knn": "k-NN", "probe": "linear probe", "finetune": "fine-tuned"}
+STAGES = {"pretrained": "pretrain", "adapted": "adapt"}
+DECISIONS = {"warn": "warned", "lower_lr": "rate lowered", "roll_back": "rolled back", "stop": "stopped"}
+
+Table = list[list[str]]
+Results = Mapping[str, Sequence[TaskScores]]
 
 
-def lines(recipes: Sequence[str]) -> list[list[str]]:
-    """Header and rows of the table.
+def read(recipes: Sequence[str]) -> Results:
+    """Scores by recipe.
 
     Raises:
         InputError: a recipe has no result yet; says how to make it.
     """
-    results = {recipe: _scores(recipe) for recipe in recipes}
-    budgets = list(
-        dict.fromkeys(
-            budget for scores in results.values() for task in by_task(scores) for budget in task.budgets
-        )
-    )
-    header = ["recipe", "task", "arm", "method", *(f"{budget} labels" for budget in budgets)]
-    table = [[*header, "per second", "seconds", "effective rank"]]
-    told_floors: set[tuple[str, str]] = set()
-    for recipe, rows in results.items():
-        cost = _cost(recipe)
-        for task in by_task(rows):
-            for arm, method in task.lines:
-                if method == FLOOR:
-                    if (task.task, arm) in told_floors:
-                        continue
-                    told_floors.add((task.task, arm))
-                cells = [_cell(task.get(arm, method, budget)) for budget in budgets]
-                trained = cost if method != FLOOR and arm != "scratch" else ["", "", ""]
-                owner = "" if method == FLOOR else recipe
-                name = f"{task.task} ({metric_name(task.metric)})"
-                table.append([owner, name, arm_name(arm), method_name(method), *cells, *trained])
+    return {recipe: by_task(_summary(recipe)) for recipe in recipes}
+
+
+def lines(results: Results) -> Table:
+    """Header and rows of what was trained, so that recipes stand together at each budget of each task."""
+    units = dict.fromkeys(str(_record(recipe, "pretrain").get("unit", "")) for recipe in results)
+    header = ["task", "labels", "method", *METHODS.values()]
+    table = [[*header, f"{' or '.join(filter(None, units))}/s", "wall seconds", "health"]]
+    for task, budget in _points(results):
+        for recipe, scores in _of_task(results, task):
+            arms = dict.fromkeys(arm for arm, method in scores.lines if method != FLOOR)
+            for arm in arms:
+                cells = [_cell(scores.get(arm, method, budget)) for method in METHODS]
+                if any(cells):
+                    name = recipe if arm == "pretrained" else f"{recipe}, {arm_name(arm)}"
+                    place = [f"{task} ({metric_name(scores.metric)})", budget, name]
+                    table.append([*place, *cells, *_cost(recipe, STAGES.get(arm))])
     return table
 
 
-def _scores(recipe: str) -> list[dict[str, Any]]:
+def floors(results: Results) -> Table:
+    """Header and rows of the floors, each once."""
+    budgets = by_budget(budget for _, budget in _points(results))
+    found: dict[tuple[str, str], list[str]] = {}
+    for scores in (scores for tasks in results.values() for scores in tasks):
+        for arm in (arm for arm, method in scores.lines if method == FLOOR):
+            cells = [_cell(scores.get(arm, FLOOR, budget)) for budget in budgets]
+            place = [f"{scores.task} ({metric_name(scores.metric)})", arm_name(arm)]
+            found.setdefault((scores.task, arm), [*place, *cells])
+    return [["task", "floor", *map(budget_name, budgets)], *found.values()]
+
+
+def metrics(recipe: str, tasks: Sequence[TaskScores]) -> dict[str, float]:
+    """All of a recipe's numbers, under names that every recipe of the same tasks shares."""
+    found: dict[str, float] = {}
+    for score in (score for task in tasks for score in task.scores):
+        name = ".".join([score.task, score.arm, score.method, score.budget, score.metric])
+        found[name] = score.mean
+        if score.interval:
+            found |= {f"{name}.low": score.low, f"{name}.high": score.high}
+    record = _record(recipe, "pretrain")
+    found |= {f"{record['unit']}_per_second": record["units_per_second"]} if record.get("unit") else {}
+    found |= {"wall_seconds": record["seconds"]} if "seconds" in record else {}
+    losses = _losses(recipe, "pretrain")
+    ranks = [entry[RANK] for entry in losses.get("health", ()) if RANK in entry]
+    found |= {f"health.{RANK}": ranks[-1]} if ranks else {}
+    return found | {"health.num_decisions": float(len(losses.get("decisions", ())))}
+
+
+def track(results: Results) -> str:
+    """Tell MLflow, one run per recipe; answers the tag that they share."""
+    from tasks import params, tracking
+    from tasks.config import plain
+
+    config = params.load()
+    comparison = f"{' '.join(results)}, {datetime.now():%Y-%m-%d %H:%M:%S}"
+    for recipe, tasks in results.items():
+        with tracking.comparison_run(comparison, recipe, plain(config.recipe(recipe))) as run:
+            run.log(metrics(recipe, tasks), step=0)
+    return comparison
+
+
+def _points(results: Results) -> list[tuple[str, str]]:
+    """Tasks with each of their budgets, from few labels to all."""
+    found: dict[str, set[str]] = {}
+    for scores in (scores for tasks in results.values() for scores in tasks):
+        found.setdefault(scores.task, set()).update(scores.budgets)
+    return [(task, budget) for task, budgets in found.items() for budget in by_budget(budgets)]
+
+
+def _of_task(results: Results, task: str) -> list[tuple[str, TaskScores]]:
+    return [(recipe, scores) for recipe, tasks in results.items() for scores in tasks if scores.task == task]
+
+
+def _summary(recipe: str) -> list[dict[str, Any]]:
     path = layout.run(recipe, "finetune") / "summary.json"
     if not path.exists():
         raise InputError(f"{path} is missing; make it with `dvc repro report@{recipe}`")
@@ -67,14 +124,36 @@ def _cell(score: Score | None) -> str:
     return f"{score.shown} [{score.interval}]" if score.interval else score.shown
 
 
-def _cost(recipe: str) -> list[str]:
-    """Units per second and seconds of pretraining, and the effective rank that it ended with."""
-    folder = layout.run(recipe, "pretrain")
-    record = json.loads(Path(f"{folder}.record.json").read_text(encoding="utf-8"))
-    readings = json.loads((folder / "losses.json").read_text(encoding="utf-8")).get("health", [])
+def _cost(recipe: str, stage: str | None) -> list[str]:
+    """Units per second and seconds of a training, and how it ended; nothing where none was done."""
+    record = _record(recipe, stage) if stage else {}
+    if stage is None or not record.get("units"):
+        return ["", "", ""]
+    rate, seconds = f"{record['units_per_second']:,.0f}", f"{record['seconds']:,.0f}"
+    return [rate, seconds, _health(_losses(recipe, stage))]
+
+
+def _health(losses: Mapping[str, Any]) -> str:
+    """What the guard did, or that it had nothing to do, and the last effective rank."""
+    readings = losses.get("health") or []
+    if not readings:
+        return "not measured"
+    decisions = losses.get("decisions") or []
+    told = ", ".join(f"{DECISIONS[entry['decision']]} at step {entry['step']}" for entry in decisions)
     ranks = [entry[RANK] for entry in readings if RANK in entry]
-    rate = f"{record['units_per_second']:,.0f} {record['unit']}" if record.get("units_per_second") else ""
-    return [rate, f"{record['seconds']:,.0f}", f"{ranks[-1]:.2f}" if ranks else ""]
+    return (told or "healthy") + (f", rank {ranks[-1]:.2f}" if ranks else "")
+
+
+def _record(recipe: str, stage: str) -> dict[str, Any]:
+    return _json(layout.record(recipe, stage))
+
+
+def _losses(recipe: str, stage: str) -> dict[str, Any]:
+    return _json(layout.run(recipe, stage) / "losses.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def text(table: Sequence[Sequence[str]]) -> str:
@@ -89,13 +168,17 @@ def text(table: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables and tell MLflow."""
     parser = argparse.ArgumentParser(prog="python -m tasks.compare", description=main.__doc__)
     parser.add_argument("recipes", nargs="+", metavar="recipe")
     try:
-        sys.stdout.write(text(lines(parser.parse_args().recipes)))
+        results = read(parser.parse_args().recipes)
+        sys.stdout.write(f"{text(lines(results))}\n{text(floors(results))}")
+        sys.stdout.flush()
+        comparison = track(results)
     except InputError as error:
         sys.exit(str(error))
+    print(f"MLflow: the runs with tags.comparison = '{comparison}'", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -207,8 +207,9 @@ def _write_generation(out: Path, name: str, recipe: Recipe, arms: Sequence[Any],
 def _finish_models(out: Path, modality: str, name: str) -> None:
     from tasks import modalities
 
+    weights = str(layout.run(name, "pretrain") / "model")
     for folder in sorted((out / "models").iterdir()):
-        modalities.tensors(modality).finish(layout.prepared(name), folder)
+        modalities.tensors(modality).finish(layout.prepared(name), folder, weights)
 
 
 def _tell(context: stage.Context, tasks: Sequence[Any], out: Path) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks import layout, sources
-from tasks.config import Corpus, load_corpora
+from tasks.config import Corpus
 from tasks.errors import InputError
+from tasks.params import load_corpora
 
 
 def run(corpora: Mapping[str, Corpus]) -> list[str]:

@@ -15,7 +15,7 @@ def run(context: stage.Context) -> stage.Outcome:
     name, recipe, seed = context.name, context.recipe, context.config.seed
     settings = recipe.pretrain
     objective = training.build_objective(name, context.config)
-    prepared = layout.prepared(name)
+    prepared, source = layout.prepared(name), context.config.encoders[recipe.encoder].source
     evaluate = training.held_out(context, objective.reads, settings.evaluate_samples)
     trained = training.Trained()
     if settings.steps:
@@ -27,7 +27,7 @@ def run(context: stage.Context) -> stage.Outcome:
             seed=seed, scratch=context.scratch, journal=context.journal,
         )  # fmt: skip
     with stage.published(layout.run(name, "pretrain")) as folder:
-        training.leave(folder, objective, trained, prepared, recipe.modality)
+        training.leave(folder, objective, trained, prepared, recipe.modality, source)
     return trained.outcome
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tasks import config as configuration
-from tasks import modalities
+from tasks import modalities, params
 from tasks.config import Config
 from tasks.errors import InputError, one_sentence
 
@@ -51,7 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     out = given.out or Path("previews") / given.name
     with one_sentence("preview", out):
-        page = run(given.name, configuration.load(), out)
+        page = run(given.name, params.load(), out)
     for path in (page, *sorted(out.glob("*.png"))):
         print(path)
 

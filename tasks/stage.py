@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from models.settings import Settings
-from tasks import config as configuration
-from tasks import layout, tracking
+from tasks import layout, params, tracking
+from tasks.config import Config, Recipe, plain
 from tasks.engine import interrupt
 from tasks.errors import InputError, ValidationFailed
 from tasks.journal import Run
@@ -73,18 +73,18 @@ class Context:
     """
 
     name: str
-    config: configuration.Config
+    config: Config
     journal: Run
     scratch: Path
 
     @property
-    def recipe(self) -> configuration.Recipe:
+    def recipe(self) -> Recipe:
         """The recipe of that name."""
         return self.config.recipe(self.name)
 
 
 Work = Callable[[Context], Outcome]
-Inputs = Callable[[str, configuration.Config], tuple[Sequence[Settings], Sequence[Path]]]
+Inputs = Callable[[str, Config], tuple[Sequence[Settings], Sequence[Path]]]
 
 
 def main(stage: str, work: Work, inputs: Inputs) -> None:
@@ -132,11 +132,11 @@ def _guarded(stage: str, name: str, work: Work, inputs: Inputs) -> int:
     return 0
 
 
-def _config(stage: str) -> configuration.Config:
+def _config(stage: str) -> Config:
     """What the stage needs of params.yaml; reading recipes brings torch, which takes seconds."""
     if stage == "ingest":
-        return configuration.Config(corpora=configuration.load_corpora())
-    return configuration.load()
+        return Config(corpora=params.load_corpora())
+    return params.load()
 
 
 def _fail(stage: str, name: str, message: str, code: int) -> int:
@@ -144,12 +144,12 @@ def _fail(stage: str, name: str, message: str, code: int) -> int:
     return code
 
 
-def execute(stage: str, name: str, work: Work, inputs: Inputs, config: configuration.Config) -> Outcome:
+def execute(stage: str, name: str, work: Work, inputs: Inputs, config: Config) -> Outcome:
     """Do the work under tracking; write its record and metrics; drop its scratch folder."""
     settings, files = inputs(name, config)
     shown: dict[str, Any] = {"seed": config.seed}
     for part in settings:
-        shown |= configuration.plain(part)
+        shown |= plain(part)
     key = work_key(stage, name, shown, files)
     began = time.perf_counter()
     with tracking.stage_run(stage, name, shown, key, tags=_versions_of(files)) as journal:
@@ -195,7 +195,7 @@ def _versions_of(files: Sequence[Path]) -> dict[str, str]:
     lock = Path("dvc.lock")
     if not lock.exists():
         return {}
-    stages = configuration.read_yaml(lock).get("stages", {}).values()
+    stages = params.read_yaml(lock).get("stages", {}).values()
     made = {out["path"]: out.get("md5", "") for entry in stages for out in entry.get("outs", ())}
     return {
         f"dvc.{path}": made[path]

@@ -69,6 +69,20 @@ def flow_run(name: str, settings: Mapping[str, Any], key: str, *, tags: Mapping[
         yield run
 
 
+@contextlib.contextmanager
+def comparison_run(comparison: str, name: str, settings: Mapping[str, Any]) -> Iterator[Run]:
+    """Track what one of several compared recipes came to, in a run of its own.
+
+    Args:
+        comparison: a tag that the runs of one comparison share, and no others.
+        name: recipe.
+        settings: what to show as parameters.
+    """
+    tags = {"stage": "compare", "name": name, "comparison": comparison}
+    with _tracked(f"compare@{name}-{comparison}", f"compare@{name}", "", settings, tags) as run:
+        yield run
+
+
 def environment(run: Run) -> dict[str, str]:
     """Variables for processes whose stages are children of `run`."""
     return {PARENT: run.name, "UNMASK_SCRATCH": str(layout.scratch())} if run.name else {}

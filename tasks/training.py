@@ -49,17 +49,19 @@ def build_objective(name: str, config: Config, stage: Path | None = None) -> Obj
     wanted = recipe.pretrain.objective
     kind = objectives.load(wanted.name)  # type: ignore[attr-defined]  # the union's tag
     decided = tensors.encoder_config(prepared)
+    source = str(stage / "model") if stage else encoder.source
     try:
         model = encoders.build(
             kind.auto,
             architecture=encoder.architecture,
-            source=str(stage / "model") if stage else encoder.source,
-            config={**encoder.config, **decided},
+            source=source,
+            config={} if stage else encoder.config,
+            data=decided,
             seed=config.seed,
         )
         encoders.check_vocabulary(model, decided.get("vocab_size", 0))
         encoders.check_length(model, getattr(recipe.prepare, "sequence_length", 0))
-        objective = kind(model, wanted, **tensors.constants(prepared))
+        objective = kind(model, wanted, **tensors.constants(prepared, source))
     except ValueError as error:
         raise InputError(f"recipes.{name}: {error}") from error
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -174,14 +176,25 @@ def _last(evaluations: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return last
 
 
-def leave(folder: Path, objective: Objective, trained: Trained, prepared: Path, modality: str) -> None:
-    """Write model, heads, losses and cost of a training stage; the first of several processes does."""
+def leave(
+    folder: Path, objective: Objective, trained: Trained, prepared: Path, modality: str, weights: str | None
+) -> None:
+    """Write model, heads, losses and cost of a training stage; the first of several processes does.
+
+    Args:
+        folder: of the stage.
+        objective: trained.
+        trained: what the training has to hand on.
+        prepared: tensors that it read.
+        modality: of these.
+        weights: what the stage started from, folder or name on the hub; None from scratch.
+    """
     if not is_first():
         return
     objective.to("cpu")
     with encoders.quiet():
         objective.model.save_pretrained(folder / "model")
-    modalities.tensors(modality).finish(prepared, folder / "model")
+    modalities.tensors(modality).finish(prepared, folder / "model", weights)
     heads = {name: value for name, value in objective.state_dict().items() if not name.startswith("model.")}
     save_file(heads, folder / HEADS)
     (folder / "losses.json").write_text(json.dumps(losses(trained.history), indent=1) + "\n")

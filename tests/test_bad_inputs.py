@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks import ingest, layout, prepare, pretrain, stage, validate
-from tests.test_config import GOOD
+from tests.test_params import GOOD
 
 DOCUMENTS = [
     f"document {i} speaks of {word} and of {i * 7} other things"

@@ -20,8 +20,7 @@ import pytest
 import transformers
 
 from models import heads
-from tasks import config as configuration
-from tasks import finetune, layout, prepare, stage
+from tasks import finetune, layout, params, prepare, stage
 from tasks.errors import InputError
 from tests.tiny import TINY, tiny_model
 
@@ -62,8 +61,8 @@ def sentences(count: int, seed: int) -> pa.Table:
 def project(root: Path, *, architecture: str = "bert", adapt: int = 1, steps: int = 60) -> Path:
     """A project in which every stage before this one has left its files."""
     objective = "masked_lm" if architecture == "bert" else "causal_lm"
-    params = PARAMS.replace("ARCHITECTURE", architecture).replace("OBJECTIVE", objective)
-    (root / "params.yaml").write_text(params.replace("ADAPT", str(adapt)).replace("STEPS", str(steps)))
+    text = PARAMS.replace("ARCHITECTURE", architecture).replace("OBJECTIVE", objective)
+    (root / "params.yaml").write_text(text.replace("ADAPT", str(adapt)).replace("STEPS", str(steps)))
     sets = root / layout.corpus("sets") / "tasks" / "living"
     sets.mkdir(parents=True)
     for seed, (split, count) in enumerate({"train": 40, "validation": 20, "test": 24}.items()):
@@ -78,7 +77,7 @@ def project(root: Path, *, architecture: str = "bert", adapt: int = 1, steps: in
     schema = pa.schema([(name, pa.string()) for name in ("slot", "id", "reason")])
     excluded = [{"slot": "tasks/living/train", "id": "0-0", "reason": "leak"}]
     pq.write_table(pa.Table.from_pylist(excluded, schema), validated / "exclusions.parquet")
-    recipe = configuration.load(root / "params.yaml").recipe("toy")
+    recipe = params.load(root / "params.yaml").recipe("toy")
     prepared = root / layout.prepared("toy")
     prepare.prepare(recipe, {"general": general, "tasks": sets.parents[1]}, {}, prepared, seed=0)
     shutil.copytree(prepared / "general", prepared / "domain")
@@ -96,7 +95,7 @@ def execute(root: Path, monkeypatch: pytest.MonkeyPatch, processes: int = 1) -> 
     monkeypatch.chdir(root)
     monkeypatch.setenv("UNMASK_SCRATCH", str(root / "scratch"))
     monkeypatch.setenv("UNMASK_PROCESSES", str(processes))
-    return stage.execute("finetune", "toy", finetune.run, finetune.inputs, configuration.load())
+    return stage.execute("finetune", "toy", finetune.run, finetune.inputs, params.load())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -164,7 +163,7 @@ def test_excluded_rows_are_never_trained_on(done: Path, monkeypatch: pytest.Monk
     from tasks.downstream import intake
 
     monkeypatch.chdir(done)
-    recipe = configuration.load().recipe("toy")
+    recipe = params.load().recipe("toy")
     task = intake.store(done / "looked-at", "living", "classification", "toy", recipe, tuple(range(20)))
     assert "0-0" not in pq.read_table(task.folder / "train.parquet").column("id").to_pylist()
 
@@ -211,7 +210,7 @@ def test_arms_that_equal_another_are_left_out_with_a_sentence(
 ) -> None:
     project(tmp_path, adapt=0)
     monkeypatch.chdir(tmp_path)
-    loaded = configuration.load()
+    loaded = params.load()
     assert [arm for arm, _ in finetune._arms("toy", loaded.recipe("toy"), loaded)] == [
         "scratch",
         "pretrained",

@@ -112,3 +112,25 @@ def test_gpt2_gets_a_padding_id_and_is_known_as_causal(tmp_path: Path) -> None:
     assert model.config.pad_token_id == 0
     assert heads.is_causal(model.config)
     assert not heads.is_causal(transformers.BertConfig())
+
+
+@torch.no_grad()
+def test_the_encoder_of_a_masked_autoencoder_sees_every_patch(tmp_path: Path) -> None:
+    config = transformers.ViTMAEConfig(
+        **TINY["vit"], decoder_hidden_size=8, decoder_num_attention_heads=2, decoder_num_hidden_layers=1,
+        decoder_intermediate_size=16,
+    )  # fmt: skip
+    heads.save(transformers.ViTMAEForPreTraining(config), tmp_path / "mae")
+    pixel_values = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    encoder = heads.encoder(tmp_path / "mae", pretrained=True, seed=0)
+    tokens = encoder(pixel_values).last_hidden_state
+    theirs = transformers.ViTMAEModel.from_pretrained(tmp_path / "mae", mask_ratio=0.0).eval()
+    expected = theirs(pixel_values, noise=torch.arange(16.0).expand(2, 16)).last_hidden_state
+    torch.testing.assert_close(tokens, expected, rtol=1e-5, atol=1e-5)
+    assert heads.encoder(tmp_path / "mae", pretrained=False, seed=0).config.model_type == "vit"
+    classifier = heads.build(
+        "AutoModelForImageClassification", tmp_path / "mae", LABELS, pretrained=True, padding=None, seed=0
+    ).eval()
+    torch.testing.assert_close(
+        classifier.base_model(pixel_values).last_hidden_state, tokens, rtol=1e-5, atol=1e-5
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import encoders, heads
@@ -31,9 +31,11 @@ def folder(path: Path, name: str) -> Path:
     return path / name
 
 
-def opened(source: Path, **config: Any) -> PreTrainedModel:
-    wanted = {"image_size": 16, "num_channels": 3, **config}
-    return encoders.build("AutoModel", architecture=None, source=str(source), config=wanted, seed=0).eval()
+def opened(source: Path, *, image_size: int = 16, num_channels: int = 3, **config: Any) -> PreTrainedModel:
+    data = {"image_size": image_size, "num_channels": num_channels}
+    return encoders.build(
+        "AutoModel", architecture=None, source=str(source), config=config, data=data, seed=0
+    ).eval()
 
 
 @pytest.mark.parametrize("name", ["vit", "vit_mae", "dinov2", "resnet", "small_resnet"])
@@ -84,6 +86,67 @@ def test_colour_weights_read_greyscale_as_they_read_grey(tmp_path: Path, name: s
     torch.testing.assert_close(features(back, grey.expand(-1, 3, -1, -1)), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="read 3 channels and the pictures have 4"):
         opened(source, num_channels=4)
+
+
+@pytest.mark.parametrize("name", ["vit", "vit_mae"])
+def test_released_weights_take_another_patch_and_other_rates_of_dropout(tmp_path: Path, name: str) -> None:
+    source = folder(tmp_path, name)
+    changed = opened(source, image_size=32, patch_size=8, hidden_dropout_prob=0.25)
+    torch.testing.assert_close(
+        features(changed, pictures(32)), features(opened(source, image_size=32, patch_size=8), pictures(32))
+    )
+    assert {part.p for part in changed.layers.modules() if isinstance(part, nn.Dropout)} == {0.25}  # type: ignore[union-attr]
+    heads.save(changed, tmp_path / "saved")
+    again = opened(tmp_path / "saved", image_size=32)
+    assert (again.config.patch_size, again.config.hidden_dropout_prob) == (8, 0.25)
+    torch.testing.assert_close(features(again, pictures(32)), features(changed, pictures(32)))
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"hidden_size": 32}, "have hidden_size 16, and 32 contradicts them; leave it out"),
+        ({"num_hidden_layers": 3}, "have num_hidden_layers 2, and 3 contradicts them"),
+        ({"num_attention_heads": 4}, "have num_attention_heads 2, and 4 contradicts them"),
+        ({"hidden_sise": 16}, "vit has no config field 'hidden_sise'; known: .*hidden_size"),
+        ({"hidden_dropout_prob": "much"}, "Field 'hidden_dropout_prob' with value 'much'"),
+        ({"patch_size": 5}, "16 pixels cannot be cut into patches of 5"),
+    ],
+)
+def test_what_contradicts_released_weights_is_refused(
+    tmp_path: Path, config: dict[str, Any], sentence: str
+) -> None:
+    source = folder(tmp_path, "vit")
+    with pytest.raises(ValueError, match=sentence):
+        opened(source, **config)
+    assert opened(source, hidden_size=16).config.hidden_size == 16
+
+
+def test_weights_of_an_architecture_that_cannot_be_fitted_say_so(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"image_size": 16, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 1}
+    config = transformers.DeiTConfig(**small, num_attention_heads=2, intermediate_size=16)
+    heads.save(transformers.DeiTModel(config), tmp_path / "deit")
+    with pytest.raises(
+        ValueError, match="the weights of deit cannot be made to fit image_size 32, patch_size 4"
+    ):
+        opened(tmp_path / "deit", image_size=32)
+
+
+@pytest.mark.parametrize(("source", "architecture"), [("vit", None), ("vit_mae", None), (None, "dinov2")])
+def test_an_outline_is_what_would_be_built_without_its_values(
+    tmp_path: Path, source: str | None, architecture: str | None
+) -> None:
+    given: dict[str, Any] = {
+        "architecture": architecture,
+        "source": str(folder(tmp_path, source)) if source else None,
+        "config": {"patch_size": 8} if source else CONFIGS["dinov2"],
+        "data": {"image_size": 32, "num_channels": 1},
+    }
+    outline, built = encoders.outline("AutoModel", **given), encoders.build("AutoModel", **given, seed=0)
+    assert outline.config.to_dict() == built.config.to_dict()
+    shapes = {name: weight.shape for name, weight in outline.named_parameters()}
+    assert all(shapes[name] == weight.shape for name, weight in built.named_parameters())
+    assert {weight.device.type for weight in outline.parameters()} == {"meta"}
 
 
 def test_what_the_data_decide_is_left_out_where_an_architecture_has_no_field_for_it() -> None:

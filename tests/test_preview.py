@@ -5,30 +5,25 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
-from models.augment.views import CIFAR32, DINO_LOCAL, Augment, view
-from models.objectives.brightness import BrightnessSettings
-from models.objectives.ijepa import IJEPASettings
-from models.objectives.mae import MAESettings
-from models.objectives.rotation import RotationSettings
+from models.augment.settings import Augment
+from models.objectives import load_all
+from models.objectives.mae import MAE
 from models.objectives.simclr import SimCLRSettings
+from models.patch_masks import random_masks
 from models.settings import Settings
 from tasks import preview
 from tasks.config import Config, Encoder
-from tasks.engine.order import sample_key
 from tasks.errors import InputError
 from tasks.modalities.image.pictures import views
 from tests.modalities.image import finished_run
-from tests.tiny import Pictures
+from tests.tiny import Pictures, images, tiny_objective
 
-KEY = sample_key(0, torch.arange(4))
-
-
-def stored() -> torch.Tensor:
-    return Pictures().batch(range(4))["pixels"]
+BATCH = Pictures().batch(range(4))
 
 
 def test_preview_of_an_ingested_corpus_opens_without_network_and_says_its_settings(
@@ -75,7 +70,7 @@ def test_preview_of_a_corpus_that_is_not_there_says_so(
         preview.run("shapes", config, Path("out"))
     config.encoders["tiny"] = Encoder(architecture="no-such-net")
     finished_run._corpora()
-    with pytest.raises(InputError, match=r"recipes\.shapes\.encoder: unknown architecture 'no-such-net'"):
+    with pytest.raises(InputError, match=r"recipes\.shapes: unknown architecture 'no-such-net'"):
         preview.run("shapes", config, Path("out"))
 
 
@@ -93,51 +88,52 @@ def test_command_line_names_an_unknown_recipe_and_the_known_ones(
 # Views are those of training
 
 
-def test_views_are_the_objectives_own_draws() -> None:
-    settings = SimCLRSettings(augment=CIFAR32)
-    found = views.augmented(settings, stored(), KEY, 16, 4)
-    assert [name for name, _ in found] == ["augment", "augment, again"]
-    for stream, (_, values) in enumerate(found, start=1):
-        torch.testing.assert_close(values, view(stored(), KEY, CIFAR32, 16, stream=stream))
+@pytest.mark.parametrize("name", [name for name, kind in load_all().items() if "images" in kind.reads])
+def test_every_objective_over_pictures_shows_the_same_before_it_has_a_weight(name: str) -> None:
+    with torch.device("meta"):
+        weightless = tiny_objective(name)
+    found = weightless.views(BATCH)
+    assert found
+    for title, stack in tiny_objective(name).views(BATCH).items():
+        torch.testing.assert_close(found[title], stack, equal_nan=True)
 
 
-def test_masks_are_the_objectives_own() -> None:
-    from tests.tiny import tiny_objective
-
-    settings = MAESettings(decoder_width=16, decoder_layers=1, decoder_heads=2)
-    values = views.augmented(settings, stored(), KEY, 16, 4)[0][1]
-    (_, visible), (_, hidden) = views.masked(settings, values, KEY, 4)
-    objective = tiny_objective("mae", decoder_width=16, decoder_layers=1, decoder_heads=2)
-    done = objective.reconstruct(objective.images.normalise(values), KEY)  # type: ignore[operator,union-attr]
+def test_hidden_patches_are_faded_behind_those_that_training_shows() -> None:
+    objective = cast("MAE", tiny_objective("mae", decoder_width=16, decoder_layers=1))
+    columns = dict(views.seen(objective, images(), BATCH["pixels"], BATCH["key"]))
+    visible_BK, _ = random_masks(BATCH["key"], 16, objective.settings.mask_ratio)
     for place in range(4):
-        full = (values[place].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-        for patch in done.visible[place].tolist():
+        full = columns["view"][place]
+        for patch in range(16):
             top, left = 4 * (patch // 4), 4 * (patch % 4)
             part = (slice(top, top + 4), slice(left, left + 4))
-            assert (visible[place][part] == full[part]).all()
-            assert (hidden[place][part] != full[part]).any()
+            is_visible = patch in visible_BK[place]
+            assert (columns["visible to the encoder"][place][part] == full[part]).all() == is_visible
+            assert (columns["hidden, to be predicted"][place][part] == full[part]).all() != is_visible
 
 
 def test_each_kind_of_objective_shows_what_is_its_own() -> None:
-    values = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    key = KEY[:2]
-    assert [name for name, _ in views.masked(RotationSettings(), values, key, None)] == [
-        "turned by 90°", "turned by 180°", "turned by 270°",
-    ]  # fmt: skip
-    grey = views.masked(BrightnessSettings(), values, key, None)[0][1][0]
-    assert (grey[..., 0] == grey[..., 1]).all()
-    columns = [name for name, _ in views.masked(IJEPASettings(num_targets=2), values, key, 4)]
-    assert columns == ["context", "target 1", "target 2"]
+    turned = tiny_objective("rotation").views(BATCH)
+    assert [*turned] == ["turned by 0°", "turned by 90°", "turned by 180°", "turned by 270°"]
+    assert torch.equal(turned["turned by 180°"], turned["turned by 0°"].flip((2, 3)))
+    (grey,) = tiny_objective("brightness").views(BATCH).values()
+    torch.testing.assert_close(grey[:, 0], grey[:, 2])
+    crops = tiny_objective("dino", local_crops=3).views(BATCH)
+    assert [crop.shape[-1] for crop in crops.values()] == [16, 16, 8, 8, 8]
+    asked = tiny_objective("ijepa", num_targets=2, predictor_width=16).views(BATCH)
+    assert [*asked] == ["view", "context", "target 1", "target 2"]
+    shown, target = (~asked[name][:, 0].isnan() for name in ("context", "target 1"))
+    assert shown.any()
+    assert target.any()
+    assert not (shown & target).any()
 
 
-def test_local_crops_have_their_own_size() -> None:
-    from models.objectives.dino import DINOSettings
-
-    settings = DINOSettings(augment_local=DINO_LOCAL, local_crops=6)
-    found = dict(views.augmented(settings, stored(), KEY, 16, 4))
-    assert found["augment global 1"].shape[-1] == 16
-    assert found["augment local"].shape[-1] == 8
-    assert len(found) == 4  # repeated local crops share a title
+def test_an_encoder_that_the_objective_cannot_use_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"recipes\.shapes: resnet has no patches to hide"):
+        preview.run("shapes", finished_run.config("mae", "resnet"), Path("out"))
 
 
 def test_every_setting_comes_with_its_sentence() -> None:

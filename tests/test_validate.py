@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks import layout, stage, validate
-from tasks.config import Config, schema
+from tasks.config import Config
 from tasks.corpora import stored
 from tasks.errors import InputError, ValidationFailed
 from tasks.journal import Run
 from tasks.modalities.text import records
+from tasks.params import schema
 
 SUBJECTS = [
     "The bridge",

@@ -98,6 +98,21 @@ class Objective(nn.Module):
             progress: share of the run that is done, 0 to 1.
         """
 
+    def views(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What the encoder is shown of a batch, and what is kept from it, by names for people.
+
+        Each is as the encoder reads it; NaN where something is hidden of the whole one before. Needs no
+        weights, so that it can be seen before anything is trained. Empty where there is nothing to see.
+        """
+        return {}
+
+    def rebuilt(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The batch as evaluation reads it, and what the objective puts where it hides something.
+
+        By names and in the form of `views`; empty for objectives that rebuild nothing.
+        """
+        return {}
+
     def health(self) -> Health:
         """Measures of the last batches that show whether the objective still learns."""
         return Health()

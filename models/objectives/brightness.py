@@ -8,14 +8,13 @@ Legend: B pictures, C channels, H and W sides in pixels, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import health
-from models.augment import colour
-from models.augment.views import Augment, view
+from models.augment.views import Augment
 from models.images import Images
 from models.objectives import Batch, Health, Objective, Step
 from models.pictures import features, width
@@ -49,10 +48,7 @@ class Brightness(Objective):
 
     def forward(self, batch: Batch) -> Step:
         """Mean over pictures; `explained` is the share of the batch's variance that is predicted."""
-        views_BCHW = view(batch["pixels"], batch["key"], self.settings.augment, self.images.size, stream=1)
-        if views_BCHW.shape[1] == 3:
-            views_BCHW = colour.greyscale(views_BCHW)
-        pixel_values = self.images.normalise(views_BCHW)
+        (pixel_values,) = self.views(batch).values()
         target_B = pixel_values.mean((1, 2, 3))
         features_BD = features(self.encoder, pixel_values)
         predicted_B = self.regressor(features_BD).squeeze(1).float()
@@ -61,6 +57,11 @@ class Brightness(Objective):
         loss = nn.functional.mse_loss(predicted_B, target_B)
         explained = 1 - loss.detach() / target_B.var(correction=0).clamp(min=1e-12)
         return Step(loss, {"explained": explained}, len(target_B))
+
+    def views(self, batch: Batch) -> dict[str, Tensor]:
+        """The view in grey."""
+        grey = replace(self.settings.augment, greyscale=1.0)
+        return {"in grey, to be measured": self.images.view(batch, grey, stream=1)}
 
     def health(self) -> Health:
         """Spread of features and of predictions."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import health
-from models.augment.views import BYOL_1, BYOL_2, Augment, view
+from models.augment.views import BYOL_1, BYOL_2, Augment
 from models.batch_norm import across_ranks
 from models.images import Images
 from models.objectives import Batch, Health, Objective, Step
@@ -60,8 +60,7 @@ class BYOL(Objective):
 
     def forward(self, batch: Batch) -> Step:
         """Sum of both directions, equation 2 and its mirror image: 0 where all is foretold, 8 at most."""
-        view_1BCHW = self.view(batch, self.settings.augment_1, stream=1)
-        view_2BCHW = self.view(batch, self.settings.augment_2, stream=2)
+        view_1BCHW, view_2BCHW = self.views(batch).values()
         features_1BD = features(self.encoder, view_1BCHW, self.settings.pooling)
         features_2BD = features(self.encoder, view_2BCHW, self.settings.pooling)
         projected_1BE, projected_2BE = self.projector(features_1BD), self.projector(features_2BD)
@@ -88,10 +87,12 @@ class BYOL(Objective):
         """Cosine per picture, [B]."""
         return nn.functional.cosine_similarity(predicted_BE.float(), target_BE.float())
 
-    def view(self, batch: Batch, augment: Augment, *, stream: int) -> Tensor:
-        """One view of each picture as the encoder reads it, [B, C, H, W]."""
-        views_BCHW = view(batch["pixels"], batch["key"], augment, self.images.size, stream=stream)
-        return self.images.normalise(views_BCHW)
+    def views(self, batch: Batch) -> dict[str, Tensor]:
+        """One by each set of rules."""
+        return {
+            "first view": self.images.view(batch, self.settings.augment_1, stream=1),
+            "second view": self.images.view(batch, self.settings.augment_2, stream=2),
+        }
 
     def momentum(self, progress: float) -> float:
         """How much of itself the teacher keeps."""

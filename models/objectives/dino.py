@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import health
-from models.augment.views import DINO_GLOBAL_1, DINO_GLOBAL_2, DINO_LOCAL, Augment, view
+from models.augment.views import DINO_GLOBAL_1, DINO_GLOBAL_2, DINO_LOCAL, Augment
 from models.batch_norm import across_ranks
 from models.gather import total, world_size
 from models.images import Images
@@ -172,22 +172,28 @@ class DINO(Objective):
 
     def global_crops(self, batch: Batch) -> Tensor:
         """[2, B, C, H, W]."""
-        settings, size = self.settings, self.images.size
-        first = self.crop(batch, settings.augment_global_1, size, stream=1)
-        return torch.stack([first, self.crop(batch, settings.augment_global_2, size, stream=2)])
+        kinds = (self.settings.augment_global_1, self.settings.augment_global_2)
+        return torch.stack(
+            [self.images.view(batch, augment, stream=stream) for stream, augment in enumerate(kinds, start=1)]
+        )
 
     def local_crops(self, batch: Batch) -> Tensor:
         """[V, B, C, H, W] of the smaller size; empty where none are wanted."""
         streams = range(1 + GLOBAL_CROPS, 1 + GLOBAL_CROPS + self.settings.local_crops)
         crops = [
-            self.crop(batch, self.settings.augment_local, self.local_size, stream=stream)
+            self.images.view(batch, self.settings.augment_local, stream=stream, size=self.local_size)
             for stream in streams
         ]
         return torch.stack(crops) if crops else batch["pixels"].new_empty(0)
 
-    def crop(self, batch: Batch, augment: Augment, size: int, *, stream: int) -> Tensor:
-        """One crop of each picture as the encoder reads it, [B, C, H, W]."""
-        return self.images.normalise(view(batch["pixels"], batch["key"], augment, size, stream=stream))
+    def views(self, batch: Batch) -> dict[str, Tensor]:
+        """All crops, those that the teacher sees as well first."""
+        crops = {"global": self.global_crops(batch), "local": self.local_crops(batch)}
+        return {
+            f"{kind} crop {number}": crop_BCHW
+            for kind, crops_VBCHW in crops.items()
+            for number, crop_BCHW in enumerate(crops_VBCHW, start=1)
+        }
 
     def momentum(self, progress: float) -> float:
         """How much of itself the teacher keeps."""

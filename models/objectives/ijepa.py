@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import health
-from models.augment.views import MAE, Augment, view
+from models.augment.views import MAE, Augment
 from models.images import Images
 from models.objectives import Batch, Health, Objective, Step
 from models.patch_decoder import PatchDecoder
 from models.patch_masks import Blocks, multi_block
-from models.pictures import encode_visible, grid_side, patches, take, width
+from models.pictures import encode_visible, grid_side, only, patch_side, patches, take, width
 from models.settings import Settings, setting
 from models.teacher import Teacher
 
@@ -83,8 +83,7 @@ class IJEPA(Objective):
 
     def forward(self, batch: Batch) -> Step:
         """Mean over the patches of all targets."""
-        views_BCHW = view(batch["pixels"], batch["key"], self.settings.augment, self.images.size, stream=1)
-        pixel_values = self.images.normalise(views_BCHW)
+        pixel_values = self.images.view(batch, self.settings.augment, stream=1)
         blocks = self.blocks(batch["key"])
         target_BPD = self.target(pixel_values)
         target_BTND = take(target_BPD, blocks.targets.flatten(1)).unflatten(1, blocks.targets.shape[1:])
@@ -111,6 +110,16 @@ class IJEPA(Objective):
             target_ratio=settings.target_ratio,
             context_scale=settings.context_scale,
         )
+
+    def views(self, batch: Batch) -> dict[str, Tensor]:
+        """The view, which the target encoder reads whole, its context, and what is asked of it."""
+        view_BCHW, side = self.images.view(batch, self.settings.augment, stream=1), patch_side(self.encoder)
+        blocks = self.blocks(batch["key"])
+        targets = {
+            f"target {number}": only(view_BCHW, target_BN, side)
+            for number, target_BN in enumerate(blocks.targets.unbind(1), start=1)
+        }
+        return {"view": view_BCHW, "context": only(view_BCHW, blocks.context, side), **targets}
 
     def target(self, pixel_values: Tensor) -> Tensor:
         """Features of all patches by the target encoder, each at mean 0 and variance 1, [B, P, D]."""

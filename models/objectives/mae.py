@@ -20,15 +20,16 @@ from transformers import PreTrainedModel
 
 from models import health
 from models.augment.views import MAE as PAPER
-from models.augment.views import Augment, view
+from models.augment.views import Augment
 from models.images import Images
 from models.objectives import Batch, Health, Objective, Step
 from models.patch_decoder import PatchDecoder
 from models.patch_masks import random_masks
-from models.pictures import encode_visible, grid_side, patch_side, patchify, take, width
+from models.pictures import encode_visible, grid_side, only, patch_side, patchify, put, take, width
 from models.settings import Settings, setting
 
 _FLAT = 0.05  # of the targets' deviation over the places of a picture
+_LEAST_VARIANCE = 1e-6  # keeps patches of one colour from being divided by nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +87,7 @@ class MAE(Objective):
 
     def forward(self, batch: Batch) -> Step:
         """Mean over hidden patches."""
-        views_BCHW = view(batch["pixels"], batch["key"], self.settings.augment, self.images.size, stream=1)
-        done = self.reconstruct(self.images.normalise(views_BCHW), batch["key"])
+        done = self.reconstruct(self.images.view(batch, self.settings.augment, stream=1), batch["key"])
         loss = nn.functional.mse_loss(done.predicted.float(), done.target)
         if self.training:
             num_first = done.tokens.shape[1] - done.visible.shape[1]
@@ -100,14 +100,43 @@ class MAE(Objective):
 
     def reconstruct(self, pixel_values: Tensor, key_B: Tensor) -> Reconstruction:
         """Hide patches of normalised pictures [B, C, H, W], as their keys say, and predict them."""
-        num_patches = (pixel_values.shape[2] // self.side) * (pixel_values.shape[3] // self.side)
-        visible_BK, hidden_BM = random_masks(key_B, num_patches, self.settings.mask_ratio)
+        visible_BK, hidden_BM = self.masks(pixel_values, key_B)
         tokens_BLD = encode_visible(self.encoder, pixel_values, visible_BK)
         predicted_BMQ = self.decoder(tokens_BLD, visible_BK, hidden_BM)
         target_BMQ = take(patchify(pixel_values, self.side), hidden_BM)
         if self.settings.normalise_patches:
             target_BMQ = own_scale(target_BMQ)
         return Reconstruction(visible_BK, hidden_BM, predicted_BMQ, target_BMQ, tokens_BLD)
+
+    def masks(self, pixel_values: Tensor, key_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the visible [B, K] and of the hidden patches [B, M]."""
+        num_patches = (pixel_values.shape[2] // self.side) * (pixel_values.shape[3] // self.side)
+        return random_masks(key_B, num_patches, self.settings.mask_ratio)
+
+    def views(self, batch: Batch) -> dict[str, Tensor]:
+        """The view, what is visible of it, and the rest."""
+        view_BCHW = self.images.view(batch, self.settings.augment, stream=1)
+        visible_BK, hidden_BM = self.masks(view_BCHW, batch["key"])
+        return {
+            "view": view_BCHW,
+            "visible to the encoder": only(view_BCHW, visible_BK, self.side),
+            "hidden, to be predicted": only(view_BCHW, hidden_BM, self.side),
+        }
+
+    def rebuilt(self, batch: Batch) -> dict[str, Tensor]:
+        """Predictions between visible patches, those of their own scale on the scale of the true ones."""
+        pixel_values = self.images.plain(batch["pixels"])
+        done = self.reconstruct(pixel_values, batch["key"])
+        predicted_BMQ = done.predicted.float()
+        if self.settings.normalise_patches:
+            true_BMQ = take(patchify(pixel_values, self.side), done.hidden)
+            variance, mean = torch.var_mean(true_BMQ, dim=-1, keepdim=True)
+            predicted_BMQ = predicted_BMQ * (variance + _LEAST_VARIANCE).sqrt() + mean
+        return {
+            "picture": pixel_values,
+            "visible to the encoder": only(pixel_values, done.visible, self.side),
+            "reconstruction": put(pixel_values, predicted_BMQ, done.hidden, self.side),
+        }
 
     def health(self) -> Health:
         """Spread of features, and how much predictions differ from place to place."""
@@ -128,4 +157,4 @@ class MAE(Objective):
 def own_scale(patches_BMQ: Tensor) -> Tensor:
     """Each patch at mean 0 and variance 1."""
     variance_BM1, mean_BM1 = torch.var_mean(patches_BMQ, dim=-1, keepdim=True)
-    return (patches_BMQ - mean_BM1) * torch.rsqrt(variance_BM1 + 1e-6)
+    return (patches_BMQ - mean_BM1) * torch.rsqrt(variance_BM1 + _LEAST_VARIANCE)

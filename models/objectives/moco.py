@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import health
-from models.augment.views import MOCO, Augment, view
+from models.augment.views import MOCO, Augment
 from models.batch_norm import across_ranks
 from models.contrast import require_negatives
 from models.gather import gather, rank, world_size
@@ -85,8 +85,7 @@ class MoCo(Objective):
 
     def forward(self, batch: Batch) -> Step:
         """InfoNCE; `contrast_accuracy` is the share of queries whose nearest key is their own."""
-        view_1BCHW = self.view(batch, self.settings.augment_1, stream=1)
-        view_2BCHW = self.view(batch, self.settings.augment_2, stream=2)
+        view_1BCHW, view_2BCHW = self.views(batch).values()
         if self.settings.queue:
             query_BE, key_BE = self.queries(view_1BCHW), self.keys(view_2BCHW)
             loss, found = self.against_queue(query_BE, key_BE)
@@ -135,10 +134,12 @@ class MoCo(Objective):
         loss = nn.functional.cross_entropy(cosines.float() / self.settings.temperature, own_B)
         return loss, (cosines.detach().argmax(1) == own_B).float().mean()
 
-    def view(self, batch: Batch, augment: Augment, *, stream: int) -> Tensor:
-        """One view of each picture as the encoder reads it, [B, C, H, W]."""
-        views_BCHW = view(batch["pixels"], batch["key"], augment, self.images.size, stream=stream)
-        return self.images.normalise(views_BCHW)
+    def views(self, batch: Batch) -> dict[str, Tensor]:
+        """One by each set of rules."""
+        return {
+            "first view": self.images.view(batch, self.settings.augment_1, stream=1),
+            "second view": self.images.view(batch, self.settings.augment_2, stream=2),
+        }
 
     def momentum(self, progress: float) -> float:
         """How much of itself the key encoder keeps."""

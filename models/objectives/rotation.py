@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import health
-from models.augment.views import Augment, view
+from models.augment.views import Augment
 from models.images import Images
 from models.objectives import Batch, Health, Objective, Step
 from models.pictures import features, width
@@ -52,8 +52,8 @@ class Rotation(Objective):
 
     def forward(self, batch: Batch) -> Step:
         """Mean over pictures and turns; `accuracy` is the share of turns that is recognised."""
-        views_BCHW = view(batch["pixels"], batch["key"], self.settings.augment, self.images.size, stream=1)
-        turned_4BCHW = all_turns(self.images.normalise(views_BCHW))
+        views_BCHW = self.images.view(batch, self.settings.augment, stream=1)
+        turned_4BCHW = all_turns(views_BCHW)
         turn_4B = torch.arange(NUM_TURNS, device=views_BCHW.device).repeat_interleave(len(views_BCHW))
         features_4BD = features(self.encoder, turned_4BCHW)
         scores_4B4 = self.classifier(features_4BD).float()
@@ -62,6 +62,12 @@ class Rotation(Objective):
         loss = nn.functional.cross_entropy(scores_4B4, turn_4B)
         accuracy = (scores_4B4.detach().argmax(1) == turn_4B).float().mean()
         return Step(loss, {"accuracy": accuracy}, len(turn_4B))
+
+    def views(self, batch: Batch) -> dict[str, Tensor]:
+        """The view in all its turns."""
+        turned_4BCHW = all_turns(self.images.view(batch, self.settings.augment, stream=1))
+        turns = turned_4BCHW.unflatten(0, (NUM_TURNS, -1)).unbind()
+        return {f"turned by {90 * number}°": turn_BCHW for number, turn_BCHW in enumerate(turns)}
 
     def health(self) -> Health:
         """Spread of features, and how evenly the four answers are given."""

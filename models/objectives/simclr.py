@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from models import health
-from models.augment.views import SIMCLR, Augment, view
+from models.augment.views import SIMCLR, Augment
 from models.batch_norm import across_ranks
 from models.contrast import nt_xent, require_negatives
 from models.gather import world_size
@@ -62,7 +62,7 @@ class SimCLR(Objective):
         num = len(batch["key"])
         if self.training:
             require_negatives(num * world_size())
-        views_2BCHW = torch.cat([self.view(batch, stream=1), self.view(batch, stream=2)])
+        views_2BCHW = torch.cat(list(self.views(batch).values()))
         features_2BD = features(self.encoder, views_2BCHW, self.settings.pooling)
         outputs_2BE = self.projector(features_2BD)
         if self.training:
@@ -70,12 +70,13 @@ class SimCLR(Objective):
         loss, found = nt_xent(outputs_2BE, self.settings.temperature)
         return Step(loss, {"contrast_accuracy": found}, num)
 
-    def view(self, batch: Batch, *, stream: int) -> Tensor:
-        """One view of each picture as the encoder reads it, [B, C, H, W]."""
-        views_BCHW = view(
-            batch["pixels"], batch["key"], self.settings.augment, self.images.size, stream=stream
-        )
-        return self.images.normalise(views_BCHW)
+    def views(self, batch: Batch) -> dict[str, Tensor]:
+        """Two by the same rules."""
+        augment = self.settings.augment
+        return {
+            "first view": self.images.view(batch, augment, stream=1),
+            "second view": self.images.view(batch, augment, stream=2),
+        }
 
     def health(self) -> Health:
         """Spread of features and projections of the last batch."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import health
-from models.augment.views import SIMSIAM, Augment, view
+from models.augment.views import SIMSIAM, Augment
 from models.batch_norm import across_ranks
 from models.images import Images
 from models.objectives import Batch, Health, Objective, Step
@@ -57,8 +57,10 @@ class SimSiam(Objective):
 
     def forward(self, batch: Batch) -> Step:
         """Mean of both directions; −1 where each view foretells the other."""
-        features_1BD = features(self.encoder, self.view(batch, stream=1), self.settings.pooling)
-        features_2BD = features(self.encoder, self.view(batch, stream=2), self.settings.pooling)
+        features_1BD, features_2BD = (
+            features(self.encoder, view_BCHW, self.settings.pooling)
+            for view_BCHW in self.views(batch).values()
+        )
         projected_1BE, projected_2BE = self.projector(features_1BD), self.projector(features_2BD)
         cosine_B = self.cosine(projected_1BE, projected_2BE) + self.cosine(projected_2BE, projected_1BE)
         if self.training:
@@ -80,12 +82,13 @@ class SimSiam(Objective):
         """The projection as a constant, without which all projections become the same."""
         return projected_BE.detach()
 
-    def view(self, batch: Batch, *, stream: int) -> Tensor:
-        """One view of each picture as the encoder reads it, [B, C, H, W]."""
-        views_BCHW = view(
-            batch["pixels"], batch["key"], self.settings.augment, self.images.size, stream=stream
-        )
-        return self.images.normalise(views_BCHW)
+    def views(self, batch: Batch) -> dict[str, Tensor]:
+        """Two by the same rules."""
+        augment = self.settings.augment
+        return {
+            "first view": self.images.view(batch, augment, stream=1),
+            "second view": self.images.view(batch, augment, stream=2),
+        }
 
     def health(self) -> Health:
         """Spread of features and projections of the last batch."""

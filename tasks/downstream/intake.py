@@ -66,7 +66,8 @@ def store(folder: Path, task: str, kind_name: str, name: str, recipe: Recipe, se
         inputs = tensors.inputs(records, kind_name, layout.prepared(name), recipe)
         padding = _padding(inputs) if padding is None else padding
         Rows(records, inputs).save(folder / split)
-    reader = tensors.reader(layout.prepared(name), recipe)
+    weights = layout.run(name, "pretrain") / "model"
+    reader = tensors.reader(layout.prepared(name), recipe, str(weights))
     return Task(task, kind_name, recipe.modality, tuple(labels), tuple(points), padding, folder, reader)
 
 

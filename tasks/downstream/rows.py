@@ -123,9 +123,9 @@ def trim(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def use_fast_attention(model: PreTrainedModel, inputs: Mapping[str, Tensor], where: torch.device) -> None:
-    """Set the fastest attention for these inputs, in models that attend to tokens."""
-    if "attention_mask" in inputs:
-        attention.choose(model, inputs["attention_mask"].shape[1], where)
+    """Set the fastest attention for these inputs; a picture is as long as the model's patches are many."""
+    length = inputs["attention_mask"].shape[1] if "attention_mask" in inputs else 0
+    attention.choose(model, length, where)
 
 
 def device() -> torch.device:

@@ -115,7 +115,7 @@ class Fitted:
     """
 
     predict: Predict
-    scores: Mapping[str, float]
+    scores: dict[str, float]
     steps: int
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from tasks.errors import unknown
 
-if TYPE_CHECKING:  # tasks.config joins the settings that modalities declare into one schema
+if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from great_expectations.expectations.expectation import Expectation
@@ -182,8 +182,14 @@ class Tensors(Protocol):
     def encoder_config(self, prepared: Path) -> dict[str, Any]:
         """Fields of the encoder's config that the data decides (text: `vocab_size`, special ids)."""
 
-    def constants(self, prepared: Path) -> dict[str, Any]:
-        """Facts about the prepared data that objectives are constructed with (text: `vocabulary`)."""
+    def constants(self, prepared: Path, weights: str | None = None) -> dict[str, Any]:
+        """Facts about the prepared data that objectives are constructed with (text: `vocabulary`).
+
+        Args:
+            prepared: what `prepare` wrote.
+            weights: what the encoder starts from, folder or name on the hub; None from scratch. What
+                lies beside them can say how they read their inputs.
+        """
 
     def batches(
         self, prepared: Path, slot: str, split: str, recipe: Recipe, reads: tuple[str, ...], seed: int
@@ -193,11 +199,17 @@ class Tensors(Protocol):
     def inputs(self, records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict[str, Tensor]:
         """Labelled records as tensors, first dimension the record."""
 
-    def reader(self, prepared: Path, recipe: Recipe) -> Reader | None:
-        """What makes of `inputs` what a `transformers` model reads; None where it reads them as they are."""
+    def reader(self, prepared: Path, recipe: Recipe, weights: str | None = None) -> Reader | None:
+        """What makes of `inputs` what a `transformers` model reads; None where it reads them as they are.
 
-    def finish(self, prepared: Path, folder: Path) -> None:
-        """Write beside saved weights what `Auto*.from_pretrained` needs as well (a tokenizer)."""
+        `weights` as for `constants`.
+        """
+
+    def finish(self, prepared: Path, folder: Path, weights: str | None = None) -> None:
+        """Write beside saved weights what `Auto*.from_pretrained` needs as well (a tokenizer).
+
+        `weights` as for `constants`.
+        """
 
 
 class Pictures(Protocol):

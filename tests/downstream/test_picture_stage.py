@@ -12,8 +12,7 @@ import pytest
 import transformers
 from PIL import Image
 
-from tasks import config as configuration
-from tasks import finetune, layout, prepare, stage
+from tasks import finetune, layout, params, prepare, stage
 from tests.downstream.picture_sets import encoder_folder, striped
 
 PARAMS = """
@@ -68,14 +67,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     validated.mkdir(parents=True)
     schema = pa.schema([(name, pa.string()) for name in ("slot", "id", "reason")])
     pq.write_table(schema.empty_table(), validated / "exclusions.parquet")
-    recipe = configuration.load(root / "params.yaml").recipe("toy")
+    recipe = params.load(root / "params.yaml").recipe("toy")
     prepare.prepare(recipe, {"general": corpus, "tasks": corpus}, {}, root / layout.prepared("toy"), seed=0)
     encoder_folder(root / layout.run("toy", "pretrain") / "model", "vit")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("UNMASK_SCRATCH", str(root / "scratch"))
         patch.setenv("UNMASK_PROCESSES", "1")
-        stage.execute("finetune", "toy", finetune.run, finetune.inputs, configuration.load())
+        stage.execute("finetune", "toy", finetune.run, finetune.inputs, params.load())
     return root
 
 

@@ -15,8 +15,9 @@ import transformers
 from torch.nn.functional import cosine_similarity
 
 from models import heads, pictures
+from models.attention import PRODUCTS
 from tasks.config import Finetune
-from tasks.downstream import floors, jobs, kind, neighbours, picture_floors, protocol, supervised
+from tasks.downstream import floors, jobs, kind, neighbours, picture_floors, protocol, rows, supervised
 from tasks.downstream.hog import hog
 from tasks.downstream.jobs import Arm
 from tasks.downstream.rows import Rows, Supervision
@@ -203,3 +204,13 @@ def test_pictures_are_answered_in_parts_that_memory_holds(tmp_path: Path) -> Non
     found = answers(encoder, rows.inputs, "float32", lambda outputs, batch: list(outputs), ask)
     assert len(found) == 300
     assert sizes == [128, 128, 44]
+
+
+@pytest.mark.parametrize(("architecture", "attention"), [("vit", PRODUCTS), ("resnet", None)])
+def test_vision_transformers_attend_by_products_while_they_answer(
+    tmp_path: Path, architecture: str, attention: str | None
+) -> None:
+    model = heads.encoder(encoder_folder(tmp_path / "e", architecture), pretrained=True, seed=0)
+    before = model.config._attn_implementation
+    rows.use_fast_attention(model, striped(4, 0).inputs, torch.device("cpu"))
+    assert model.config._attn_implementation == (attention or before)

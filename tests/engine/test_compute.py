@@ -14,13 +14,15 @@ INPUTS, HIDDEN, ROWS = 7, 5, 3
 class TwoLayers(Objective):
     """Mean of two linear layers' outputs; counts how often it was asked."""
 
+    asked: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(INPUTS, HIDDEN), nn.Linear(HIDDEN, 1))
         self.register_buffer("asked", torch.zeros(()))
 
     def forward(self, batch: Batch) -> Step:
-        self.asked += 1
+        self.asked.add_(1)
         return Step(self.layers(batch["values"]).mean())
 
 

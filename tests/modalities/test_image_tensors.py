@@ -176,8 +176,41 @@ def test_statistics_can_come_from_released_weights(tmp_path: Path) -> None:
     assert (manifest["mean"], manifest["std"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
 
 
+@pytest.mark.parametrize(
+    ("normalise", "beside", "mean"),
+    [
+        ("auto", {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}, [0.1, 0.2, 0.3]),
+        ("auto", {"do_normalize": False}, [0.0, 0.0, 0.0]),
+        ("auto", None, "measured"),
+        ("measured", {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}, "measured"),
+        ("half", {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}, [0.5, 0.5, 0.5]),
+    ],
+)
+def test_pictures_are_normalised_as_the_weights_were_trained_unless_the_recipe_says_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, normalise: str, beside: Any, mean: Any
+) -> None:
+    weights, folder = tmp_path / "weights", tmp_path / "model"
+    weights.mkdir()
+    folder.mkdir()
+    if beside is not None:
+        (weights / "preprocessor_config.json").write_text(json.dumps(beside))
+    out, recipe, manifest = prepare(tmp_path, [encoded(one) for one in noise(9)], normalise=normalise)
+    wanted = manifest["mean"] if mean == "measured" else mean
+    assert tensors.constants(out, str(weights))["images"].mean == tuple(wanted)
+    recipe.pretrain = SimpleNamespace(objective=SimpleNamespace())
+    assert tensors.reader(out, recipe, str(weights)).images.mean == tuple(wanted)
+    assert tensors.constants(out)["images"].mean == tuple(manifest["mean"])
+    tensors.finish(out, folder, str(weights))
+    assert statistics.of_weights(str(folder)) == (wanted, json_of(folder)["image_std"])
+    assert ("does not say how pictures were normalised" in caplog.text) == (beside is None)
+
+
+def json_of(folder: Path) -> Any:
+    return json.loads((folder / "preprocessor_config.json").read_text())
+
+
 def test_statistics_of_no_known_name_are_refused_before_anything_is_decoded(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"prepare.normalise: './nowhere' is neither measured"):
+    with pytest.raises(InputError, match=r"prepare.normalise: './nowhere' is neither auto, measured"):
         prepare(tmp_path, [b"no picture"], normalise="./nowhere")
 
 

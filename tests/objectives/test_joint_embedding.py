@@ -33,7 +33,8 @@ def cosine(a_E: Tensor, b_E: Tensor) -> Tensor:
 
 def test_simclr_equals_equation_1_over_both_views() -> None:
     objective = cast("SimCLR", tiny_objective("simclr", temperature=0.2).train())
-    views = torch.cat([objective.view(BATCH, stream=1), objective.view(BATCH, stream=2)])
+    augment = objective.settings.augment
+    views = torch.cat([objective.images.view(BATCH, augment, stream=stream) for stream in (1, 2)])
     z = objective.projector(features(objective.encoder, views))
     total = torch.zeros(())
     for i in range(10):
@@ -63,10 +64,9 @@ def test_batch_normalisation_refuses_a_batch_of_one(name: str) -> None:
 
 def test_simsiam_equals_algorithm_1_in_loss_and_gradient() -> None:
     objective = cast("SimSiam", tiny_objective("simsiam").train())
-    z = [
-        objective.projector(features(objective.encoder, objective.view(BATCH, stream=stream)))
-        for stream in (1, 2)
-    ]
+    augment = objective.settings.augment
+    views = [objective.images.view(BATCH, augment, stream=stream) for stream in (1, 2)]
+    z = [objective.projector(features(objective.encoder, view)) for view in views]
     p = [objective.predictor(projected) for projected in z]
     total = torch.zeros(())
     for i in range(5):
@@ -85,8 +85,8 @@ def test_byol_equals_equation_2_and_its_mirror_image() -> None:
     for weight in objective.teacher.parameters():
         weight.mul_(1.1)
     views = [
-        objective.view(BATCH, objective.settings.augment_1, stream=1),
-        objective.view(BATCH, objective.settings.augment_2, stream=2),
+        objective.images.view(BATCH, objective.settings.augment_1, stream=1),
+        objective.images.view(BATCH, objective.settings.augment_2, stream=2),
     ]
     encoder, projector = objective.teacher.networks
     total = torch.zeros(())
@@ -100,8 +100,8 @@ def test_byol_equals_equation_2_and_its_mirror_image() -> None:
 
 def test_moco_equals_info_nce_against_its_queue() -> None:
     objective = cast("MoCo", tiny_objective("moco", temperature=0.3).train())
-    q = objective.queries(objective.view(BATCH, objective.settings.augment_1, stream=1))
-    k = objective.keys(objective.view(BATCH, objective.settings.augment_2, stream=2))
+    q = objective.queries(objective.images.view(BATCH, objective.settings.augment_1, stream=1))
+    k = objective.keys(objective.images.view(BATCH, objective.settings.augment_2, stream=2))
     total = torch.zeros(())
     for i in range(5):
         own = torch.exp((q[i] * k[i]).sum() / 0.3)
@@ -114,8 +114,8 @@ def test_moco_equals_info_nce_against_its_queue() -> None:
 def test_moco_without_a_queue_equals_algorithm_1_of_v3() -> None:
     objective = cast("MoCo", tiny_objective("moco", queue=0, temperature=0.3).train())
     views = [
-        objective.view(BATCH, objective.settings.augment_1, stream=1),
-        objective.view(BATCH, objective.settings.augment_2, stream=2),
+        objective.images.view(BATCH, objective.settings.augment_1, stream=1),
+        objective.images.view(BATCH, objective.settings.augment_2, stream=2),
     ]
     total = torch.zeros(())
     for own, other in ((0, 1), (1, 0)):
@@ -132,7 +132,7 @@ def test_mocos_queue_holds_the_last_keys_step_by_step() -> None:
     place = 0
     for step in range(4):
         batch = Pictures().batch(range(3 * step, 3 * step + 3))
-        keys = objective.keys(objective.view(batch, objective.settings.augment_2, stream=2))
+        keys = objective.keys(objective.images.view(batch, objective.settings.augment_2, stream=2))
         objective(batch)
         torch.testing.assert_close(objective.queue_QE, torch.stack(expected))  # unchanged until the step ends
         objective.after_step(step / 4)
@@ -154,7 +154,7 @@ def test_mocos_keys_say_nothing_about_their_batch() -> None:
     objective = cast("MoCo", tiny_objective("moco", architecture="resnet").train())
     objective(BATCH)
     objective.after_step(0.1)
-    view = objective.view(BATCH, objective.settings.augment_2, stream=2)
+    view = objective.images.view(BATCH, objective.settings.augment_2, stream=2)
     torch.testing.assert_close(objective.keys(view)[:2], objective.keys(view[:2]))
     assert not torch.allclose(objective.queries(view)[:2], objective.queries(view[:2]), atol=1e-4)
 

@@ -79,10 +79,10 @@ def leave(config: Config, name: str = "shapes") -> None:
     recipe = config.recipe(name)
     corpora = {"general": layout.corpus("shapes"), "tasks": layout.corpus("shape-names")}
     prepare.prepare(recipe, corpora, {}, layout.prepared(name), seed=0)
-    objective = training.build_objective(name, config)
+    objective, source = training.build_objective(name, config), config.encoders[recipe.encoder].source
     folder = layout.run(name, "pretrain")
     folder.mkdir(parents=True)
-    training.leave(folder, objective, training.Trained(), layout.prepared(name), recipe.modality)
+    training.leave(folder, objective, training.Trained(), layout.prepared(name), recipe.modality, source)
     _results(name)
 
 

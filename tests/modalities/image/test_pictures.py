@@ -17,10 +17,10 @@ from models.objectives.mae import MAE
 from tasks import report
 from tasks.config import Config
 from tasks.modalities import pictures
-from tasks.modalities.image.pictures import maps, reconstruction, tiles
+from tasks.modalities.image.pictures import maps, tiles
 from tasks.pages import sheets
 from tests.modalities.image import finished_run
-from tests.tiny import images, tiny_model, tiny_objective
+from tests.tiny import Pictures, images, tiny_model, tiny_objective
 
 SMALL: dict[str, Any] = {"decoder_width": 16, "decoder_layers": 1, "decoder_heads": 2}
 
@@ -148,22 +148,24 @@ def test_class_attention_is_the_last_layers_row_of_the_class_token() -> None:
 # Reconstructions and masks
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("normalise_patches", [True, False])
 def test_reconstruction_keeps_visible_patches_and_puts_truth_where_the_decoder_is_right(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, normalise_patches: bool
 ) -> None:
-    objective = tiny_objective("mae", **SMALL).eval()
+    objective = tiny_objective("mae", normalise_patches=normalise_patches, **SMALL).eval()
     assert isinstance(objective, MAE)
-    pixel_values = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    key = torch.arange(2)
-    done, visible = reconstruction.completed(objective, pixel_values, key)
-    assert visible.float().mean() == pytest.approx(0.25)
-    torch.testing.assert_close(done.permute(0, 2, 3, 1)[visible], pixel_values.permute(0, 2, 3, 1)[visible])
-    assert not torch.allclose(done, pixel_values)
+    batch = Pictures().batch(range(2))
+    picture, visible, done = objective.rebuilt(batch).values()
+    torch.testing.assert_close(picture, objective.images.plain(batch["pixels"]))
+    is_visible = ~visible.isnan()
+    assert is_visible.float().mean() == pytest.approx(0.25)
+    assert torch.equal(done[is_visible], picture[is_visible])
+    assert not torch.allclose(done, picture)
 
-    answer = objective.reconstruct(pixel_values, key)
+    answer = objective.reconstruct(picture, batch["key"])
     monkeypatch.setattr(objective.decoder, "forward", lambda *_: answer.target)
-    right, _ = reconstruction.completed(objective, pixel_values, key)
-    torch.testing.assert_close(right, pixel_values, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(objective.rebuilt(batch)["reconstruction"], picture, atol=1e-4, rtol=1e-4)
 
 
 def test_masks_go_through_the_same_cut_as_pictures() -> None:

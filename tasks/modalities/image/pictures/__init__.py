@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from tasks import layout
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from models.images import Images
-    from tasks.config import Config, Encoder
+    from models.objectives import Objective
+    from tasks.config import Config
     from tasks.modalities import Embedded
     from tasks.modalities.image.pictures.maps import Looked
     from tasks.modalities.image.pictures.tiles import Tile
@@ -41,7 +42,7 @@ def sections(name: str, config: Config, folder: Path) -> list[Section]:
     """Contact sheet, views, reconstructions, attention, colours of patches, foreground."""
     from models import heads
     from tasks import modalities, training
-    from tasks.modalities.image.pictures import contact, maps, reconstruction
+    from tasks.modalities.image.pictures import contact, maps, views
 
     recipe = config.recipe(name)
     found = contact.section(name, config, folder)
@@ -52,26 +53,28 @@ def sections(name: str, config: Config, folder: Path) -> list[Section]:
     encoders = {arm: heads.encoder(model, pretrained=True, seed=0) for arm, model in arms.items()}
     last = list(arms.values())[-1]
     encoders[maps.RANDOM] = heads.encoder(last, pretrained=False, seed=config.seed)
-    images = modalities.tensors(recipe.modality).constants(prepared)["images"]
+    images = modalities.tensors(recipe.modality).constants(prepared, str(last))["images"]
     looked, pixels_BCSS = _looked_at(name, config, images)
-    key_B = _keys(len(pixels_BCSS), config.seed)
-    patch = cast("int | None", getattr(next(iter(encoders.values())).config, "patch_size", None))
-    found.append(_views(name, config, pixels_BCSS[:PREVIEWED], patch, folder))
+    shown_BCSS = pixels_BCSS[:PREVIEWED]
+    key_B = _keys(len(shown_BCSS), config.seed)
     objective = training.build_objective(name, config, last.parent)
-    found += reconstruction.section(objective, looked, key_B, folder)
+    found.append(views.section(objective, recipe.pretrain.objective, images, shown_BCSS, key_B, folder))
+    found += views.rebuilt(objective, images, shown_BCSS, key_B, folder)
     return found + maps.sections(looked, encoders, folder)
 
 
 def preview(name: str, config: Config, folder: Path) -> list[Section]:
     """Views, masks and turns of the first pictures, by the settings alone."""
     from tasks.corpora import glance
-    from tasks.modalities.image.pictures import tiles
+    from tasks.modalities.image.pictures import tiles, views
 
     recipe = config.recipe(name)
+    images = _as_they_are(cast("PrepareSettings", recipe.prepare))
+    objective = _outlined(name, config, images)
     corpus, records = glance.of_recipe(name, config, PREVIEWED)
     pixels_BCSS = tiles.decoded(records, "picture", tiles.form(cast("PrepareSettings", recipe.prepare)))
-    patch = _patch(name, config.encoders[recipe.encoder])
-    found = _views(name, config, pixels_BCSS, patch, folder)
+    key_B = _keys(len(pixels_BCSS), config.seed)
+    found = views.section(objective, recipe.pretrain.objective, images, pixels_BCSS, key_B, folder)
     return [dataclasses.replace(found, sentences=[f"Pictures of the corpus {corpus}."])]
 
 
@@ -110,15 +113,6 @@ def _models(name: str, config: Config) -> dict[str, Path]:
     return {arm: folder for arm, folder in found.items() if (folder / "config.json").is_file()}
 
 
-def _views(name: str, config: Config, pixels_BCSS: Tensor, patch: int | None, folder: Path) -> Section:
-    from tasks.modalities.image.pictures import views
-
-    recipe = config.recipe(name)
-    size = cast("PrepareSettings", recipe.prepare).image_size
-    key_B = _keys(len(pixels_BCSS), config.seed)
-    return views.section(recipe.pretrain.objective, pixels_BCSS, key_B, size, patch, folder)
-
-
 def _keys(num: int, seed: int) -> Tensor:
     """Keys of the first samples of a training."""
     import torch
@@ -128,26 +122,40 @@ def _keys(num: int, seed: int) -> Tensor:
     return sample_key(seed, torch.arange(num))
 
 
-def _patch(name: str, encoder: Encoder) -> int | None:
-    """Side of the encoder's patches in pixels, by its config alone.
+def _as_they_are(settings: PrepareSettings) -> Images:
+    """Size and channels of what the encoder sees, where no mean was measured yet."""
+    from models.images import Images
+
+    channels = settings.channels
+    return Images(settings.image_size, channels, mean=(0.0,) * channels, std=(1.0,) * channels)
+
+
+def _outlined(name: str, config: Config, images: Images) -> Objective:
+    """The recipe's objective without a single weight: enough to say what its encoder would see.
 
     Raises:
-        InputError: no such architecture, or no config of the released weights.
+        InputError: encoder and objective do not fit together.
     """
-    from transformers import AutoConfig
+    import torch
 
-    from models import encoders
+    from models import encoders, objectives
     from tasks.errors import InputError
 
+    recipe = config.recipe(name)
+    encoder, settings = config.encoders[recipe.encoder], recipe.pretrain.objective
+    kind = objectives.load(settings.name)  # type: ignore[attr-defined]  # the union's tag
     try:
-        if encoder.source is None:
-            settings: Any = encoders.architecture_config(str(encoder.architecture), encoder.config)
-        else:
-            settings = AutoConfig.from_pretrained(encoder.source)
-    except (OSError, ValueError) as error:
-        raise InputError(f"recipes.{name}.encoder: {str(error).splitlines()[0]}") from None
-    side: int | None = getattr(settings, "patch_size", None)
-    return side
+        with torch.device("meta"):
+            model = encoders.outline(
+                kind.auto,
+                architecture=encoder.architecture,
+                source=encoder.source,
+                config=encoder.config,
+                data={"image_size": images.size, "num_channels": images.channels},
+            )
+            return kind(model, settings, images=images)
+    except ValueError as error:
+        raise InputError(f"recipes.{name}: {error}") from None
 
 
 def _looked_at(name: str, config: Config, images: Images) -> tuple[Looked, Tensor]:

@@ -12,9 +12,8 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,21 +25,12 @@ from models.images import Images
 from models.pictures import Pooling, features
 from tasks.errors import InputError
 from tasks.modalities import Embedded, Rejected
-from tasks.modalities.image.records import decoding
+from tasks.modalities.image.records import CorpusSettings, decoding
 from tasks.modalities.image.tensors.decoding import Form, Pixels, decode
 from tasks.sources import File, folders
 
 BATCH = 64
 PROCESSOR = "preprocessor_config.json"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """Of decoding, where no corpus says them."""
-
-    background: str = "white"
-    deep: Literal["full", "stretch"] = "full"
-    max_pixels: int = 100_000_000
 
 
 def embed(model: Path, folder: Path, pooling: str) -> Embedded:
@@ -147,11 +137,11 @@ def _pixels(file: File, form: Form) -> Pixels | str:
     try:
         with file.open() as stream:
             content = stream.read()
-        picture = decoding.decoded(content, Rules())
+        picture = decoding.decoded(content, CorpusSettings(modality="image"))
     except Rejected as verdict:
         return verdict.reason.replace("_", " ")
     except InputError:
         return "a link that leads nowhere, or round in a circle"
     except OSError as error:
         return (error.strerror or str(error)).lower()
-    return decode(content if picture.is_as_stored else decoding.png(picture.image), form)
+    return decode(picture.stored(content), form)

@@ -64,14 +64,6 @@ def faded(values_BCHW: Tensor, is_shown_BHW: Tensor) -> Tensor:
     return torch.where(is_shown_BHW.unsqueeze(1), values_BCHW, faint_BCHW)
 
 
-def on_pixels(values_BRS: Tensor, height: int, width: int) -> Tensor:
-    """Numbers per patch as numbers per pixel, [B, H, W]."""
-    grown = torch.nn.functional.interpolate(
-        values_BRS.float().unsqueeze(1), size=(height, width), mode="nearest"
-    )
-    return grown.squeeze(1)
-
-
 def heat(values_BRS: Tensor) -> list[Tile]:
     """Each picture's numbers as colours from dark (its least) to light (its most)."""
     import matplotlib

@@ -194,7 +194,7 @@ def _normalised(record: Record, corpus: CorpusSettings, kind: str | None) -> Rec
         raise Rejected("too_small")
     kept = {name: record[name] for name in ("id", "source", "row", "license", "group", "split")}
     return kept | {
-        "picture": record["picture"] if picture.is_as_stored else decoding.png(image),
+        "picture": picture.stored(record["picture"]),
         "width": image.width,
         "height": image.height,
         "mask": _mask(record, picture, corpus, is_wanted=corpus.keep_mask or kind == "segmentation"),

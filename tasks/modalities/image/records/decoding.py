@@ -72,6 +72,10 @@ class Decoded:
     is_as_stored: bool
     remarks: tuple[str, ...]
 
+    def stored(self, content: bytes) -> bytes:
+        """What is kept of the bytes that it was decoded from: themselves, or a PNG of what became of them."""
+        return content if self.is_as_stored else png(self.image)
+
 
 def decoded(content: bytes, rules: Rules) -> Decoded:
     """The picture in `content`.

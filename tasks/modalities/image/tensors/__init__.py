@@ -7,6 +7,7 @@ Settings and the functions that every modality has; the work is done in `decodin
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from tasks.config import Recipe
     from tasks.engine.loader import Batches
     from tasks.modalities.image.tensors.decoding import Form
+    from tasks.modalities.image.tensors.statistics import Statistics
+
+log = logging.getLogger(__name__)
 
 UNIT = "images"
 KINDS = ("classification", "segmentation")
@@ -42,9 +46,10 @@ class PrepareSettings(Settings):
         "whenever they are read, for corpora that are too large for the disk.",
     )
     normalise: str = setting(
-        "measured",
-        "Mean and deviation that pixels are normalised by: measured (on the training pictures), imagenet, "
-        "half (0.5), or the place of released weights, whose own are taken.",
+        "auto",
+        "Mean and deviation that pixels are normalised by. auto: those of the released weights that the "
+        "encoder starts from, where they come with a preprocessor_config.json, else measured. measured: on "
+        "the training pictures. imagenet, half (0.5), or the place of other weights, whose own are taken.",
     )
     augment: Literal[
         "method", "none", "simclr", "moco", "simsiam", "byol_1", "byol_2", "mae", "cifar32", "glyphs"
@@ -90,6 +95,7 @@ def prepare(
         "image_size": settings.image_size,
         "channels": settings.channels,
         "store": settings.store,
+        "normalise": settings.normalise,
         "mean": mean,
         "std": deviation,
         "slots": slots,
@@ -151,34 +157,31 @@ def encoder_config(prepared: Path) -> dict[str, Any]:
     return {"image_size": manifest["image_size"], "num_channels": manifest["channels"]}
 
 
-def constants(prepared: Path) -> dict[str, Any]:
+def constants(prepared: Path, weights: str | None = None) -> dict[str, Any]:
     """What objectives over pictures are constructed with."""
     from models.images import Images
 
     manifest = _manifest(prepared)
-    return {
-        "images": Images(
-            size=manifest["image_size"],
-            channels=manifest["channels"],
-            mean=tuple(manifest["mean"]),
-            std=tuple(manifest["std"]),
-        )
-    }
+    mean, deviation = _statistics(manifest, weights)
+    size, channels = manifest["image_size"], manifest["channels"]
+    return {"images": Images(size=size, channels=channels, mean=tuple(mean), std=tuple(deviation))}
 
 
-def reader(prepared: Path, recipe: Recipe) -> nn.Module:
+def reader(prepared: Path, recipe: Recipe, weights: str | None = None) -> nn.Module:
     """Stored pixels to what an encoder reads, augmented in training as the recipe says."""
     from tasks.modalities.image.tensors import reading
 
     settings = cast("PrepareSettings", recipe.prepare)
     return reading.Reader(
-        constants(prepared)["images"], reading.augmentation(settings.augment, recipe.pretrain.objective)
+        constants(prepared, weights)["images"],
+        reading.augmentation(settings.augment, recipe.pretrain.objective),
     )
 
 
-def finish(prepared: Path, folder: Path) -> None:
+def finish(prepared: Path, folder: Path, weights: str | None = None) -> None:
     """Write `preprocessor_config.json`, with which `AutoImageProcessor` does what `Images.plain` does."""
     manifest = _manifest(prepared)
+    mean, deviation = _statistics(manifest, weights)
     stored, size = manifest["stored_size"], manifest["image_size"]
     processor = {
         "image_processor_type": "CLIPImageProcessor",  # scales the shorter side and cuts out the centre
@@ -190,12 +193,28 @@ def finish(prepared: Path, folder: Path) -> None:
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": manifest["mean"],
-        "image_std": manifest["std"],
+        "image_mean": mean,
+        "image_std": deviation,
         "do_convert_rgb": manifest["channels"] == 3,
     }
     text = json.dumps(processor, indent=1, sort_keys=True)
     (folder / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _statistics(manifest: Mapping[str, Any], weights: str | None) -> Statistics:
+    """Mean and deviation per channel: of the weights where the recipe leaves it to them, else as prepared."""
+    from tasks.modalities.image.tensors import statistics
+
+    if manifest["normalise"] == "auto" and weights is not None:
+        known = statistics.of_weights(weights)
+        if known is not None:
+            return statistics.of_channels(known, manifest["channels"])
+        log.warning(
+            "%s does not say how pictures were normalised (no preprocessor_config.json): the mean and "
+            "deviation of the corpus are taken; set `prepare.normalise` if you know better.",
+            weights,
+        )
+    return manifest["mean"], manifest["std"]
 
 
 def _seen(stored: int, size: int) -> int:

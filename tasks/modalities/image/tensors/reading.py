@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import pictures
-from models.augment.views import PRESETS, Augment, view
+from models.augment.views import PRESETS, Augment
 from models.images import Images
 from models.settings import Settings
 
@@ -36,13 +36,12 @@ class Reader(nn.Module):
         self, batch: Mapping[str, Tensor], *, training: bool, key: Tensor | None
     ) -> dict[str, Tensor]:
         """The batch with `pixel_values`; in training a random view by the key of each picture, [B]."""
-        rest = dict(batch)
-        pixels_BCSS = rest.pop("pixels")
+        rest = {name: value for name, value in batch.items() if name != "pixels"}
         if not training or self.augment is None:
-            return {**rest, "pixel_values": self.images.plain(pixels_BCSS)}
+            return {**rest, "pixel_values": self.images.plain(batch["pixels"])}
         assert key is not None
-        values_BCHW = view(pixels_BCSS, key, self.augment, self.images.size, stream=_STREAM)
-        return {**rest, "pixel_values": self.images.normalise(values_BCHW)}
+        keyed = {"pixels": batch["pixels"], "key": key}
+        return {**rest, "pixel_values": self.images.view(keyed, self.augment, stream=_STREAM)}
 
     def hidden(
         self, encoder: PreTrainedModel, batch: Mapping[str, Tensor], kind: str, pooling: str

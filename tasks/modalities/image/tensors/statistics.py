@@ -28,20 +28,32 @@ def given(name: str) -> Statistics | None:
     Raises:
         InputError: no such preset, and no weights of that name with statistics of their own.
     """
-    if name == "measured":
+    if name in ("auto", "measured"):
         return None
-    if name in PRESETS:
-        return PRESETS[name]
+    known = PRESETS.get(name) or of_weights(name)
+    if known is None:
+        raise InputError(
+            f"prepare.normalise: {name!r} is neither auto, measured, imagenet nor half, and no mean and "
+            "deviation can be read from weights of that name (their preprocessor_config.json)."
+        )
+    return known
+
+
+def of_weights(source: str) -> Statistics | None:
+    """What released weights were trained with, by the processor beside them; None where they don't say.
+
+    Args:
+        source: folder, or name on the hub.
+    """
     from transformers.image_processing_base import ImageProcessingMixin
 
     try:
-        config, _ = ImageProcessingMixin.get_image_processor_dict(name)
+        config, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        if not config.get("do_normalize", True):
+            return [0.0] * 3, [1.0] * 3
         return [float(x) for x in config["image_mean"]], [float(x) for x in config["image_std"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"prepare.normalise: {name!r} is neither measured, imagenet nor half, and no mean and deviation "
-            f"can be read from weights of that name ({str(error).splitlines()[0]})."
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def of_channels(known: Statistics, channels: int) -> Statistics:

@@ -201,11 +201,11 @@ def inputs(records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict
     )
 
 
-def reader(prepared: Path, recipe: Recipe) -> None:
+def reader(prepared: Path, recipe: Recipe, weights: str | None = None) -> None:
     """Nothing: models read token ids as they are."""
 
 
-def finish(prepared: Path, folder: Path) -> None:
+def finish(prepared: Path, folder: Path, weights: str | None = None) -> None:
     """Write the tokenizer beside saved weights, naming only inputs that their architecture takes."""
     from tasks.modalities.text.tensors.tokenizers import save
 
@@ -229,7 +229,7 @@ def encoder_config(prepared: Path) -> dict[str, Any]:
     return {"vocab_size": len(tokenizer), **named}
 
 
-def constants(prepared: Path) -> dict[str, Any]:
+def constants(prepared: Path, weights: str | None = None) -> dict[str, Any]:
     """What objectives over text are constructed with."""
     return {"vocabulary": vocabulary(prepared)}
 

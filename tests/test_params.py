@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import config
+from tasks import params
+from tasks.config import Config, plain
 from tasks.errors import InputError
 
 GOOD = """
@@ -33,10 +34,10 @@ recipes:
 """
 
 
-def load(text: str, folder: Path) -> config.Config:
+def load(text: str, folder: Path) -> Config:
     path = folder / "params.yaml"
     path.write_text(text, encoding="utf-8")
-    return config.load(path)
+    return params.load(path)
 
 
 def refusal(text: str, folder: Path) -> str:
@@ -46,7 +47,7 @@ def refusal(text: str, folder: Path) -> str:
 
 
 def test_the_projects_own_file_is_valid() -> None:
-    assert "text-mlm" in config.load().recipes
+    assert "text-mlm" in params.load().recipes
 
 
 def test_numbers_arrive_as_numbers(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_settings_are_frozen_and_complete(tmp_path: Path) -> None:
     recipe = load(GOOD, tmp_path).recipe("mine")
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.pretrain.steps = 3  # type: ignore[misc]
-    assert config.plain(recipe)["pretrain"]["objective"] == {
+    assert plain(recipe)["pretrain"]["objective"] == {
         "name": "masked_lm", "mask_probability": 0.15, "mask_share": 0.8, "random_share": 0.1, "whole_words": False,
         "chunk_tokens": 1024,
     }  # fmt: skip
@@ -110,13 +111,13 @@ def test_unknown_recipe_lists_the_known_ones(tmp_path: Path) -> None:
 
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is missing; run from the project's root"):
-        config.load(tmp_path / "params.yaml")
+        params.load(tmp_path / "params.yaml")
     assert "is not valid YAML" in refusal("corpora: [", tmp_path)
     assert "must hold a mapping" in refusal("- 1", tmp_path)
 
 
 def test_every_field_has_a_sentence() -> None:
-    document = config.json_schema()
+    document = params.json_schema()
     silent = [
         f"{name}.{key}"
         for name, part in document["$defs"].items()
@@ -127,7 +128,7 @@ def test_every_field_has_a_sentence() -> None:
 
 
 def test_schema_is_json_and_knows_objectives_and_ranges() -> None:
-    text = json.dumps(config.json_schema())
+    text = json.dumps(params.json_schema())
     assert "mask_probability" in text
     assert '"exclusiveMinimum": 0' in text
 
@@ -135,4 +136,4 @@ def test_schema_is_json_and_knows_objectives_and_ranges() -> None:
 def test_corpora_load_without_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(GOOD.split("encoders:")[0], encoding="utf-8")
-    assert config.load_corpora(path)["notes"].source == ("notes/*.txt",)
+    assert params.load_corpora(path)["notes"].source == ("notes/*.txt",)
