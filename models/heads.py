@@ -81,7 +81,7 @@ def build(
         pretrained: load the weights; otherwise the same architecture is initialised anew.
         padding: id of padding in the inputs, for models that pool at the last real token.
         seed: seed of whatever is initialised.
-        pools_by: `mean` lets a head that classifies whole rows begin with the mean of all tokens,
+        pools_by: all but `first` let a head that classifies whole rows begin with the mean of all tokens,
             where the architecture allows it; see `models.pooling`.
     """
     config = picture_weights.as_encoder(AutoConfig.from_pretrained(source))
@@ -92,7 +92,7 @@ def build(
     if padding is not None and config.pad_token_id is None:
         config.pad_token_id = padding
     reads_first = pooling.reads_first_token(head, config)
-    if pools_by == "mean":
+    if pools_by != "first":
         if reads_first:
             config.num_hidden_layers += 1
         if hasattr(config, "classifier_pooling"):
@@ -106,7 +106,7 @@ def build(
             else factory.from_config(config, dtype=torch.float32)
         )
     if reads_first:
-        if pools_by == "mean":
+        if pools_by != "first":
             pooling.begin_as_mean(model)
         pooling.compute_first_token_only(model)
     return model

@@ -22,6 +22,7 @@ from models.encoders import UnknownEncoder
 from models.picture_weights import PATCH_TRANSFORMERS, check_size
 
 Pooling = Literal["mean", "class"]
+GRID = 4  # cells along the side that `in_cells` keeps
 
 
 def features(encoder: PreTrainedModel, pixel_values: Tensor, pooling: Pooling = "mean") -> Tensor:
@@ -41,6 +42,18 @@ def features(encoder: PreTrainedModel, pixel_values: Tensor, pooling: Pooling = 
     if not num_first:
         raise UnknownEncoder(f"{encoder.config.model_type} has no class token; use the mean of its patches")
     return tokens_BLD[:, 0]
+
+
+def in_cells(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """What stands for each picture where place matters: means of its patches in 4 × 4 cells, [B, 16·D].
+
+    Networks that end in a map pool it as their architecture does.
+    """
+    if not is_patch_based(encoder):
+        return features(encoder, pixel_values)
+    height, side = pixel_values.shape[2], patch_side(encoder)
+    map_BDRS = patches(encoder, pixel_values).transpose(1, 2).unflatten(2, (height // side, -1))
+    return nn.functional.adaptive_avg_pool2d(map_BDRS, GRID).flatten(1)
 
 
 def patches(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:

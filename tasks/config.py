@@ -181,7 +181,11 @@ class Finetune(TrainSettings):
         ("probe", "finetune"),
         "Linear probe and nearest neighbours (classification alone) on frozen features, full fine-tuning.",
     )
-    pooling: Literal["first", "mean"] = setting("mean", "How token features become one vector.")
+    pooling: Literal["first", "mean", "cells"] = setting(
+        "mean",
+        "How token features become one vector; cells puts the means of 4 x 4 parts of a picture side by side "
+        "for probe and nearest neighbours, where it matters what is where.",
+    )
     max_validation: int = setting(
         500, "At most this many validation rows choose the epoch and the probe's penalty.", ge=1
     )

@@ -16,6 +16,7 @@ from models.pictures import (
     encode_visible,
     features,
     grid_side,
+    in_cells,
     patches,
     patchify,
     take,
@@ -84,6 +85,16 @@ def test_convolutional_networks_answer_with_their_pooled_map(name: str) -> None:
     torch.testing.assert_close(cells.mean(1), features(model, pictures(40)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(cells[:, 1], whole.last_hidden_state[:, :, 0, 1])
     assert width(model) == 16
+
+
+def test_cells_are_means_of_neighbouring_patches_side_by_side() -> None:
+    model = encoder("vit")
+    map_BRSD = patches(model, pictures(32)).unflatten(1, (8, 8))
+    cell_BD = map_BRSD[:, 2:4, 6:8].mean((1, 2))  # second row of cells, last column
+    found_BD44 = in_cells(model, pictures(32)).unflatten(1, (16, 4, 4))
+    torch.testing.assert_close(found_BD44[:, :, 1, 3], cell_BD)
+    network = encoder("small_resnet")
+    torch.testing.assert_close(in_cells(network, pictures(40)), features(network, pictures(40)))
 
 
 @pytest.mark.parametrize("name", WITH_PATCHES)

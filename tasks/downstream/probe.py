@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.errors import InputError
+
 # Inverse strengths of the L2 penalty; the strongest first, so that of equal scores the simplest wins.
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 MAX_ITERATIONS = 500
@@ -40,12 +42,17 @@ def pooled(hidden_BLD: Tensor, mask_BL: Tensor | None, pooling: str) -> Tensor:
     Args:
         hidden_BLD: batch, length, width.
         mask_BL: 1 where a position is real; None where all are.
-        pooling: `mean`, `first` or `last`.
+        pooling: `mean`, `first`, `last`, or `cells`, which a modality has pooled already.
+
+    Raises:
+        InputError: the rows are sequences, which have no cells.
     """
+    if pooling == "cells" and hidden_BLD.shape[1] > 1:
+        raise InputError("finetune.pooling: cells are parts of a picture; choose mean or first.")
     hidden_BLD = hidden_BLD.float()
     if mask_BL is None:
         mask_BL = torch.ones(hidden_BLD.shape[:2], device=hidden_BLD.device)
-    if pooling == "mean":
+    if pooling in ("mean", "cells"):
         weights_BL1 = mask_BL.unsqueeze(-1).to(hidden_BLD.dtype)
         return (hidden_BLD * weights_BL1).sum(1) / weights_BL1.sum(1).clamp(min=1)
     if pooling == "first":

@@ -146,7 +146,7 @@ class Reader(Protocol):
             encoder: without heads.
             batch: rows of `inputs`.
             kind: of the task.
-            pooling: `mean` or `first`.
+            pooling: `mean`, `first` or `cells`.
         """
 
 

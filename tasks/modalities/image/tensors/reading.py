@@ -50,6 +50,8 @@ class Reader(nn.Module):
         pixel_values = self.images.plain(batch["pixels"])
         if kind == "segmentation":
             return pictures.patches(encoder, pixel_values)
+        if pooling == "cells":
+            return pictures.in_cells(encoder, pixel_values).unsqueeze(1)
         return pictures.features(encoder, pixel_values, "class" if pooling == "first" else "mean").unsqueeze(
             1
         )
