@@ -149,14 +149,29 @@ class Validate(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(TrainSettings):
+class SelfSupervised(TrainSettings):
+    """What training without labels is told beside what every training is."""
+
+    probe_every: int = setting(
+        0,
+        "Steps between readings of nearest neighbours and a linear probe on validation rows of the "
+        "labelled sets of kind classification; 0 is off.",
+        ge=0,
+    )
+    probe_rows: int = setting(
+        1000, "Training rows of a labelled set in a reading, at most; validation rows half as many.", ge=2
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(SelfSupervised):
     """Self-supervised training on the general corpus."""
 
     objective: Settings = setting(description="The self-supervised task: `name` and its hyper-parameters.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapt(TrainSettings):
+class Adapt(SelfSupervised):
     """Continued pretraining on the domain corpus (DAPT) or on the tasks' unlabelled training text (TAPT)."""
 
     corpus: Literal["domain", "tasks"] = setting("domain", "What to adapt to.")
@@ -429,6 +444,13 @@ def _impossible(config: Config) -> Iterator[str]:
             yield f"{at}.adapt.steps: must be 0 where `{recipe.adapt.corpus}` is none; name a corpus"
         if recipe.adapt.replay_fraction and recipe.general == "none":
             yield f"{at}.adapt.replay_fraction: must be 0 where `general` is none"
+        sets = config.corpora[recipe.tasks].tasks.values() if recipe.tasks in config.corpora else ()
+        for stage in ("pretrain", "adapt"):
+            if getattr(recipe, stage).probe_every and "classification" not in {task.kind for task in sets}:
+                yield (
+                    f"{at}.{stage}.probe_every: must be 0 where `tasks` names no labelled set of kind "
+                    "classification"
+                )
     for name, encoder in config.encoders.items():
         if (encoder.architecture is None) == (encoder.source is None):
             yield f"encoders.{name}: give either `architecture` (from scratch) or `from` (released weights)"

@@ -18,12 +18,14 @@ from tasks.errors import InputError, unknown
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
     from tasks.config import Recipe
     from tasks.engine.loader import Batches
     from tasks.modalities.image.tensors.decoding import Form
 
 UNIT = "images"
+READS = ("images",)
 KINDS = ("classification", "segmentation")
 
 
@@ -106,8 +108,8 @@ def batches(
     """
     from tasks.modalities.image.tensors.rows import Pictures, StoredPictures
 
-    if reads != ("images",):
-        raise KeyError(unknown("kind of batch", ", ".join(reads), ("images",)))
+    if reads != READS:
+        raise KeyError(unknown("kind of batch", ", ".join(reads), READS))
     folder = prepared / slot / split
     if not folder.is_dir():
         raise InputError(
@@ -117,6 +119,13 @@ def batches(
     if not pictures.num_rows:
         raise InputError(f"{folder} holds no pictures; give the corpus more, or raise its heldout_fraction.")
     return StoredPictures(pictures, seed)
+
+
+def vectors(encoder: PreTrainedModel, batch: Mapping[str, Tensor], prepared: Path) -> Tensor:
+    """What stands for each picture as evaluation sees it, [B, D]."""
+    from models.pictures import features
+
+    return features(encoder, constants(prepared)["images"].plain(batch["pixels"]))
 
 
 def inputs(records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict[str, Tensor]:
