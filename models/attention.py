@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -57,6 +59,21 @@ def choose(module: nn.Module, length: int, device: torch.device) -> None:
         if isinstance(part, PreTrainedModel) and part._supports_sdpa:
             is_short = max(length, _num_patches(part.config)) <= _LONGEST_FOR_PRODUCTS
             part.set_attn_implementation(PRODUCTS if device.type == "cpu" and is_short else "sdpa")
+
+
+@contextmanager
+def restored(module: nn.Module) -> Iterator[None]:
+    """Whatever `choose` sets in the block, leave all models of the module with the attention they had."""
+    before = [
+        (part, part.config._attn_implementation)
+        for part in module.modules()
+        if isinstance(part, PreTrainedModel) and part._supports_sdpa
+    ]
+    try:
+        yield
+    finally:
+        for part, implementation in before:
+            part.set_attn_implementation(implementation)
 
 
 def _num_patches(config: PretrainedConfig) -> int:

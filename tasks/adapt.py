@@ -18,7 +18,7 @@ from torch import Tensor
 
 from models.counter import mix, uniform
 from models.settings import Settings
-from tasks import layout, modalities, stage, training
+from tasks import distance, layout, modalities, stage, training
 from tasks.config import Adapt, Config, Recipe
 from tasks.engine.loader import Batches
 from tasks.engine.precision import autocast
@@ -65,19 +65,24 @@ def run(context: stage.Context) -> stage.Outcome:
         device = next(objective.parameters()).device
         with torch.no_grad(), autocast(settings.precision, device):
             before = evaluate(objective.eval(), 0)
+        apart = distance.measure(context, objective)
         trained = training.run(
             f"adapt@{name}", objective, _batches(prepared, recipe, objective.reads, seed), settings, evaluate,
+            training.readings(context, settings),
             seed=mix(seed, 2), scratch=context.scratch, journal=context.journal,
         )  # fmt: skip
         evaluations = trained.history.evaluations
         evaluations.insert(0, {"step": 0, **before})
         gap = _gap(name, before, dict(evaluations[-1]), settings)
+        gap["features"] = distance.before_and_after(apart, distance.measure(context, objective))
     with stage.published(layout.run(name, "adapt")) as folder:
         weights = str(pretrained / "model")
         training.leave(folder, objective, trained, prepared, recipe.modality, weights)
         (folder / "gap.json").write_text(json.dumps(gap, indent=1, sort_keys=True) + "\n")
     metrics = dict(trained.outcome.metrics)
     metrics |= {key: float(gap[key]) for key in ("gap_before", "gap_after", "forgetting") if key in gap}
+    for measure, both in gap.get("features", {}).items():
+        metrics |= {f"{measure}_{when}": value for when, value in both.items()}
     return dataclasses.replace(trained.outcome, metrics=metrics)
 
 
@@ -126,8 +131,9 @@ def inputs(name: str, config: Config) -> tuple[Sequence[Settings], Sequence[Path
         layout.run(name, "pretrain") / "model" / "model.safetensors",
         layout.run(name, "pretrain") / training.HEADS,
         layout.validated(name) / "validation.json",
+        *training.files_of_readings(name, config, recipe.adapt),
     )
-    return (recipe.pretrain, recipe.adapt, config.encoders[recipe.encoder]), files
+    return (recipe.pretrain, recipe.adapt, config.encoders[recipe.encoder]), list(dict.fromkeys(files))
 
 
 if __name__ == "__main__":

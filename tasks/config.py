@@ -145,14 +145,29 @@ class Validate(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(TrainSettings):
+class SelfSupervised(TrainSettings):
+    """What training without labels is told beside what every training is."""
+
+    probe_every: int = setting(
+        0,
+        "Steps between readings of nearest neighbours and a linear probe on validation rows of the "
+        "labelled sets of kind classification; 0 is off.",
+        ge=0,
+    )
+    probe_rows: int = setting(
+        1000, "Training rows of a labelled set in a reading, at most; validation rows half as many.", ge=2
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(SelfSupervised):
     """Self-supervised training on the general corpus."""
 
     objective: Settings = setting(description="The self-supervised task: `name` and its hyper-parameters.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapt(TrainSettings):
+class Adapt(SelfSupervised):
     """Continued pretraining on the domain corpus (DAPT) or on the tasks' unlabelled training text (TAPT)."""
 
     corpus: Literal["domain", "tasks"] = setting("domain", "What to adapt to.")

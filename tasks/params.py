@@ -208,6 +208,13 @@ def _impossible(config: Config) -> Iterator[str]:
             yield f"{at}.adapt.steps: must be 0 where `{recipe.adapt.corpus}` is none; name a corpus"
         if recipe.adapt.replay_fraction and recipe.general == "none":
             yield f"{at}.adapt.replay_fraction: must be 0 where `general` is none"
+        sets = config.corpora[recipe.tasks].tasks.values() if recipe.tasks in config.corpora else ()
+        for stage in ("pretrain", "adapt"):
+            if getattr(recipe, stage).probe_every and "classification" not in {task.kind for task in sets}:
+                yield (
+                    f"{at}.{stage}.probe_every: must be 0 where `tasks` names no labelled set of kind "
+                    "classification"
+                )
     for name, encoder in config.encoders.items():
         if (encoder.architecture is None) == (encoder.source is None):
             yield f"encoders.{name}: give either `architecture` (from scratch) or `from` (released weights)"

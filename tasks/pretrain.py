@@ -23,7 +23,7 @@ def run(context: stage.Context) -> stage.Outcome:
             prepared, "general", "train", recipe, objective.reads, seed
         )
         trained = training.run(
-            f"pretrain@{name}", objective, batches, settings, evaluate,
+            f"pretrain@{name}", objective, batches, settings, evaluate, training.readings(context, settings),
             seed=seed, scratch=context.scratch, journal=context.journal,
         )  # fmt: skip
     with stage.published(layout.run(name, "pretrain")) as folder:
@@ -34,7 +34,11 @@ def run(context: stage.Context) -> stage.Outcome:
 def inputs(name: str, config: Config) -> tuple[Sequence[Settings], Sequence[Path]]:
     """What the work depends on."""
     recipe = config.recipe(name)
-    return (recipe.pretrain, config.encoders[recipe.encoder]), (layout.prepared(name) / "manifest.json",)
+    files = [
+        layout.prepared(name) / "manifest.json",
+        *training.files_of_readings(name, config, recipe.pretrain),
+    ]
+    return (recipe.pretrain, config.encoders[recipe.encoder]), list(dict.fromkeys(files))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -26,6 +27,7 @@ class Progress:
     def __init__(self, title: str, total_steps: int) -> None:
         self.title = title
         self._last_line = 0.0
+        self._scores = ""
         self._bar: Any = None
         if sys.stderr.isatty():
             form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
@@ -36,7 +38,7 @@ class Progress:
         if event.verdict is not None:
             return
         rate = event.units / event.seconds
-        shown = f"loss {event.metrics['loss']:.3f}, {rate:,.0f} {event.unit}/s"
+        shown = f"loss {event.metrics['loss']:.3f}, {rate:,.0f} {event.unit}/s{self._scores}"
         if self._bar is not None:
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(event.step - self._bar.n)
@@ -46,6 +48,10 @@ class Progress:
             self._last_line = time.monotonic()
             left = event.seconds / max(1, event.steps_done) * (event.total_steps - event.step)
             log.info("%s step %d/%d, %s, %d s left", self.title, event.step, event.total_steps, shown, left)
+
+    def tell(self, scores: Mapping[str, float]) -> None:
+        """Show these shares behind the pace until newer ones come."""
+        self._scores = "".join(f", {name} {100 * share:.1f} %" for name, share in scores.items())
 
     def close(self) -> None:
         """End the bar's line."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,21 +17,25 @@ from models import encoders, objectives
 from models.attention import choose
 from models.objectives import Objective
 from tasks import layout, modalities
-from tasks.config import Config
+from tasks.config import Config, SelfSupervised
 from tasks.engine import compute
-from tasks.engine.events import Event
+from tasks.engine.events import Event, Probe
 from tasks.engine.loader import Batches
 from tasks.engine.loop import train
-from tasks.engine.settings import TrainSettings
 from tasks.engine.state import History
 from tasks.errors import InputError
 from tasks.journal import Run
 from tasks.progress import Progress
 from tasks.stage import Context, Outcome, is_first
 
+if TYPE_CHECKING:
+    from tasks.downstream.readings import Readings
+
+log = logging.getLogger(__name__)
 HEADS = "heads.safetensors"
 COST = "cost.json"
 EVALUATION_BATCH = 64
+MOST_FOR_READINGS = 0.05  # of the time; more is told with what to change
 
 
 def build_objective(name: str, config: Config, stage: Path | None = None) -> Objective:
@@ -111,6 +118,24 @@ def held_out(context: Context, reads: tuple[str, ...], num_samples: int) -> Held
     return HeldOut(slots, num_samples, context.journal)
 
 
+def readings(context: Context, settings: SelfSupervised) -> Readings | None:
+    """What labels say of the encoder while it trains, where the settings ask for it."""
+    if not settings.probe_every or not settings.steps:
+        return None
+    from tasks.downstream import readings
+
+    return readings.of(context.name, context.config, settings, context.journal)
+
+
+def files_of_readings(name: str, config: Config, settings: SelfSupervised) -> list[Path]:
+    """What `readings` reads."""
+    if not settings.probe_every or not settings.steps:
+        return []
+    from tasks.downstream import readings
+
+    return readings.files(name, config)
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a training stage has to hand on.
@@ -130,15 +155,16 @@ def run(
     title: str,
     objective: Objective,
     batches: Batches,
-    settings: TrainSettings,
+    settings: SelfSupervised,
     evaluate: HeldOut,
+    readings: Readings | None = None,
     *,
     seed: int,
     scratch: Path,
     journal: Run,
 ) -> Trained:
     """Train with a progress bar, tracked, from the newest checkpoint."""
-    progress = Progress(title, settings.steps)
+    progress, began = Progress(title, settings.steps), time.perf_counter()
     samples = settings.steps * settings.batch_size
     flops = samples * compute.per_sample(objective, batches)
 
@@ -154,6 +180,12 @@ def run(
         rate = event.units / event.seconds
         journal.log({**event.metrics, f"{event.unit}_per_second": rate}, event.step)
 
+    def read(objective: Objective, step: int) -> dict[str, float]:
+        assert readings is not None
+        scores = readings(objective, step)
+        progress.tell(scores)
+        return scores
+
     history = train(
         objective,
         batches,
@@ -162,12 +194,21 @@ def run(
         checkpoints=scratch,
         callbacks=(progress, track),
         evaluate=evaluate,
+        probe=Probe(settings.probe_every, read) if readings else None,
     )
     progress.close()
+    if readings and readings.seconds:
+        _tell_cost(title, readings.seconds, time.perf_counter() - began)
     metrics = {f"heldout_{slot}": loss for slot, loss in _last(history.evaluations).items()}
     metrics["teraflop"] = flops / 1e12
     outcome = Outcome(metrics, samples, samples * batches.units_per_sample, batches.unit)
     return Trained(history, outcome, flops)
+
+
+def _tell_cost(title: str, seconds: float, whole: float) -> None:
+    share = seconds / whole
+    advice = "; raise probe_every, or lower probe_rows" if share > MOST_FOR_READINGS else ""
+    log.info("%s: k-NN and probe took %.1f s, %.1f %% of the time%s", title, seconds, 100 * share, advice)
 
 
 def _last(evaluations: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -207,6 +248,7 @@ def losses(history: History) -> dict[str, object]:
     return {
         "train": history.train,
         "health": history.health,
+        "probes": history.probes,
         "decisions": history.decisions,
         "heldout": {
             slot: [

@@ -78,6 +78,7 @@ def test_settings_are_frozen_and_complete(tmp_path: Path) -> None:
         ("encoder: small", "encoder: smal", "recipes.mine.encoder: unknown encoder 'smal'; did you mean 'small'?"),
         ("general: notes", "general: note", "recipes.mine.general: unknown corpus 'note'; did you mean 'notes'?"),
         ("general: notes", "general: none", "recipes.mine.pretrain.steps: must be 0 where `general` is none"),
+        ("steps: 10", "probe_every: 5", "recipes.mine.pretrain.probe_every: must be 0 where `tasks` names no labelled set of kind"),
         ("steps: 0", "steps: 5", "recipes.mine.adapt.steps: must be 0 where `domain` is none"),
         ("    domain: none\n", "", "recipes.mine.domain: is required and missing"),
         ("architecture: bert", "architecture: bert, from: x", "encoders.small: give either `architecture`"),

@@ -20,7 +20,7 @@ from tasks import report, stage
 from tasks.config import Adapt, Config, Corpus, Finetune, Pretrain, Recipe, Report, Validate
 from tasks.errors import InputError
 from tasks.journal import Run
-from tasks.pages import figures, mistakes, neighbours, plots, wording
+from tasks.pages import curves, figures, mistakes, neighbours, plots, wording
 from tasks.pages.scores import Score, standing
 
 Line = dict[str, Any]
@@ -109,6 +109,10 @@ def leave_run(root: Path, rows: list[Line] | None = None, name: str = "text-mlm"
             "within_budget": True,
             "overlap": 0.62,
             "fertility": {"general": 1.41, "domain": 1.58},
+            "features": {
+                "frechet": {"before": 0.412, "after": 0.377},
+                "a_distance": {"before": 1.2, "after": 1.6},
+            },
         },
     )
     _write(run / "finetune/summary.json", rows)
@@ -265,6 +269,10 @@ def _losses(steps: int, start: float, end: float) -> Line:
             "domain": [{"step": s, "loss": v + 0.6} for s, v in at[::20]],
         },
         "health": [{"step": s, "effective_rank": 0.6 - 0.1 * s / steps} for s, _ in at[::10]],
+        "probes": [
+            {"step": s, "knn.package": 0.2 + 0.3 * s / steps, "probe.package": 0.3 + 0.4 * s / steps}
+            for s, _ in at[::30]
+        ],
     }
 
 
@@ -708,6 +716,24 @@ def test_names_at_line_ends_keep_their_distance_and_their_order() -> None:
     assert all(b - a >= 0.1 - 1e-9 for a, b in itertools.pairwise(order) if a > 0.3)
     assert moved[2] == 0.1
     assert moved[0] < moved[3] < moved[1]
+
+
+def test_readings_are_drawn_by_task_in_per_cent(tmp_path: Path) -> None:
+    readings = [{"step": s, "knn.a.b": 0.1, "probe.a.b": 0.42, "knn.c": 0.2} for s in (0, 50)]
+    (stage,) = curves.figures_of(
+        {"pretrain": {"train": [{"step": 1, "loss": 2.0}], "probes": readings}}, tmp_path
+    )
+    both, one = stage["small"]
+    assert both.caption == "a.b: accuracy of k-NN and probe on validation rows in pretrain, by step."
+    assert one.caption == "c: accuracy of k-NN on validation rows in pretrain, by step."
+    assert {"a.b: accuracy, %", "k-NN", "probe", "40"} <= set(re.findall(r">([^<>]+)</text>", both.svg))
+    assert len({path.name for path in tmp_path.glob("readings-*.svg")}) == 2
+
+
+def test_an_a_distance_is_said_as_what_a_classifier_gets_right(whole: str) -> None:
+    text = Page(whole).text
+    assert "right about the corpus of 80.0 % of held-out samples before adaptation" in text
+    assert "and of 90.0 % after it; guessing gives 50 %" in text
 
 
 def test_inline_figures_take_the_page_s_colours(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
     protocol.py    label draws, the grid of runs, choosing on validation, the single look at the test
     rows.py        labelled records with their tensors, and a model's answers to them
+    features.py    what a frozen encoder says of rows
     probe.py       linear models on frozen features
     neighbours.py  nearest neighbours on frozen features
     supervised.py  fine-tuning of one model
@@ -9,6 +10,7 @@
     intake.py      a labelled set, checked, drawn from, and stored for the jobs
     jobs.py        the runs, each stored when it is done
     pool.py        jobs in processes
+    readings.py    neighbours and a probe of an encoder that still trains
     generation.py  perplexity and samples of causal language models
     results.py     the files that the stage leaves
 

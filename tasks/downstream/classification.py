@@ -63,13 +63,15 @@ def gather(hidden_BLD: Tensor, batch: Mapping[str, Tensor], pooling: str) -> lis
     return list(probe.pooled(hidden_BLD, batch.get("attention_mask"), pooling).cpu())
 
 
-def probes(train: Rows, labels: Sequence[str]) -> Iterator[Predict]:
-    """Logistic regressions on the pooled vectors."""
+def probes(
+    train: Rows, labels: Sequence[str], penalties: Sequence[float] = probe.PENALTIES
+) -> Iterator[Predict]:
+    """Logistic regressions on the pooled vectors, one per penalty."""
 
     def matrix(rows: Rows) -> probe.Matrix:
         return torch.stack(list(rows.features)).numpy()
 
-    for model in probe.regressions(matrix(train), truth(train.records)):
+    for model in probe.regressions(matrix(train), truth(train.records), penalties):
         yield lambda rows, model=model: [str(label) for label in model.predict(matrix(rows))]  # type: ignore[misc]
 
 

@@ -20,14 +20,15 @@ from tasks.downstream.rows import Rows
 from tasks.errors import InputError
 
 log = logging.getLogger(__name__)
-SPLITS = ("train", "validation", "test")
+SEEN = ("train", "validation")  # before everything is chosen
+SPLITS = (*SEEN, "test")
 
 
-def files(name: str, recipe: Recipe, tasks: Sequence[str]) -> list[Path]:
-    """What `store` reads."""
+def files(name: str, recipe: Recipe, tasks: Sequence[str], splits: Sequence[str] = SPLITS) -> list[Path]:
+    """What is read of these sets and splits."""
     folder = layout.corpus(recipe.tasks) / "tasks"
     return [
-        *(folder / task / f"{split}.parquet" for task in tasks for split in SPLITS),
+        *(folder / task / f"{split}.parquet" for task in tasks for split in splits),
         layout.validated(name) / "exclusions.parquet",
         layout.prepared(name) / "manifest.json",
     ]
@@ -71,6 +72,37 @@ def store(folder: Path, task: str, kind_name: str, name: str, recipe: Recipe, se
     return Task(task, kind_name, recipe.modality, tuple(labels), tuple(points), padding, folder, reader)
 
 
+def sampled(
+    task: str, kind_name: str, name: str, recipe: Recipe, *, num_train: int, num_validation: int, seed: int
+) -> tuple[Rows, Rows]:
+    """At most so many training and validation rows with their inputs; test rows are not read.
+
+    Args:
+        task: name of the labelled set.
+        kind_name: its kind.
+        name: of the recipe.
+        recipe: the recipe.
+        num_train: training rows, in which the classes keep their shares.
+        num_validation: validation rows.
+        seed: of the choice of training rows.
+
+    Raises:
+        InputError: nothing can be learnt from the set; says which rows or labels, and what to do.
+    """
+    kind = kind_of(kind_name)
+    train, validation = (_records(name, recipe, task, split) for split in SEEN)
+    check(task, kind_name, kind.labels(train), {"train": train, "validation": validation})
+    ids = train.column("id").to_pylist()
+    rows = protocol.draw(ids, kind.strata(train), num_train, seed)
+    asked = protocol.sample(validation.column("id").to_pylist(), num_validation)
+    inputs = modalities.tensors(recipe.modality).inputs
+    chosen = [train.take(pa.array(rows, pa.int64())), validation.take(pa.array(asked, pa.int64()))]
+    first, second = (
+        Rows(records, inputs(records, kind_name, layout.prepared(name), recipe)) for records in chosen
+    )
+    return first, second
+
+
 def drawn(
     kind_name: str, train: pa.Table, points: Sequence[protocol.Budget], seeds: Sequence[int]
 ) -> tuple[pa.Table, dict[str, dict[str, list[int]]]]:
@@ -100,12 +132,12 @@ def _records(name: str, recipe: Recipe, task: str, split: str) -> pa.Table:
     excluded = set(table.column("id").to_pylist())
     if not excluded:
         return records
-    log.info("finetune: %s: %d rows are left out, as validation.json says", slot, len(excluded))
+    log.info("%s: %d rows are left out, as validation.json says", slot, len(excluded))
     return records.filter(pa.array([row not in excluded for row in records.column("id").to_pylist()]))
 
 
 def check(task: str, kind_name: str, labels: Sequence[str], splits: Mapping[str, pa.Table]) -> None:
-    """Refuse what cannot be learnt or scored.
+    """Refuse what cannot be learnt or scored, as far as it shows in these splits.
 
     Raises:
         InputError: a split is empty, there is one class only, or a test label that training lacks.
@@ -124,7 +156,7 @@ def check(task: str, kind_name: str, labels: Sequence[str], splits: Mapping[str,
             f"task {task!r}: the training rows have one class only ({', '.join(labels)}); nothing can be "
             "learnt. Give training rows of at least two classes, or check `columns`."
         )
-    unseen = sorted(set(kind.labels(splits["test"])) - set(labels))
+    unseen = sorted(set(kind.labels(splits["test"])) - set(labels)) if "test" in splits else []
     if unseen:
         raise InputError(
             f"task {task!r}: test rows have labels that no training row has: {', '.join(unseen)}. "
@@ -133,7 +165,7 @@ def check(task: str, kind_name: str, labels: Sequence[str], splits: Mapping[str,
     surprising = sorted(set(kind.labels(splits["validation"])) - set(labels))
     if surprising:
         log.warning(
-            "finetune: %s: validation labels that training lacks count as errors: %s",
+            "%s: validation labels that training lacks count as errors: %s",
             task,
             ", ".join(surprising),
         )

@@ -18,7 +18,7 @@ from typing import Any
 
 from tasks.config import Finetune
 from tasks.downstream import kind as kind_of
-from tasks.downstream.protocol import Budget, Outcome, Predict, choose, read_test, weights_hash
+from tasks.downstream.protocol import Budget, Outcome, Predict, choose, read_test
 from tasks.downstream.rows import Rows
 from tasks.modalities import Reader
 
@@ -172,7 +172,7 @@ def _floors(job: Job) -> Iterator[Outcome]:
 
 
 def _probes(job: Job) -> Iterator[Outcome]:
-    from tasks.downstream import neighbours
+    from tasks.downstream import features, neighbours
 
     assert job.arm is not None
     kind = kind_of(job.task.kind)
@@ -181,14 +181,14 @@ def _probes(job: Job) -> Iterator[Outcome]:
     if "probe" in job.settings.methods:
         methods["probe"] = lambda drawn: kind.probes(drawn, job.task.labels)
     if "knn" in job.settings.methods and job.task.kind in neighbours.KINDS:
-        methods["knn"] = lambda drawn: neighbours.voters(drawn, kind.truth(drawn.records), _stacked)
+        methods["knn"] = lambda drawn: neighbours.voters(drawn, kind.truth(drawn.records), features.stacked)
     answers = _read_features(job, splits if methods else splits[2:])
     if job.embeds:
         _store_vectors(job, [vector for _, vector in answers[-1]])
     if not methods:
         return
     train, validation, test = (
-        split.with_features([features for features, _ in answer])
+        split.with_features([read for read, _ in answer])
         for split, answer in zip(splits, answers, strict=True)
     )
     for name, candidates in methods.items():
@@ -201,35 +201,17 @@ def _probes(job: Job) -> Iterator[Outcome]:
 def _read_features(job: Job, splits: Sequence[Rows]) -> list[list[Any]]:
     """Of each row of each split what the kind's probe reads, and one vector."""
     from models import heads
-    from tasks.downstream import classification, rows
+    from tasks.downstream import features
 
     assert job.arm is not None
-    kind, reader = kind_of(job.task.kind), job.task.reader
-    encoder = heads.encoder(job.arm.source, pretrained=job.arm.pretrained, seed=job.seeds[0])
-    pooling: str = job.settings.pooling
-    if pooling == "first" and heads.is_causal(encoder.config):
-        pooling = "last"
-    before = weights_hash(encoder)
-
-    def ask(model: Any, batch: Any) -> Any:
-        if reader is None:
-            return rows.ask_through(None)(model, batch).last_hidden_state
-        return reader.hidden(model, batch, job.task.kind, pooling)
-
-    def read(hidden_BLD: Any, batch: Any) -> list[Any]:
-        vectors = classification.gather(hidden_BLD, batch, pooling)
-        return list(zip(kind.gather(hidden_BLD, batch, pooling), vectors, strict=True))
-
-    answers = [rows.answers(encoder, split.inputs, job.settings.precision, read, ask) for split in splits]
-    if weights_hash(encoder) != before:
-        raise RuntimeError(f"{job.title}: reading features changed the encoder's weights")
-    return answers
-
-
-def _stacked(rows: Rows) -> Any:
-    import torch
-
-    return torch.stack(list(rows.features))
+    return features.read(
+        heads.encoder(job.arm.source, pretrained=job.arm.pretrained, seed=job.seeds[0]),
+        splits,
+        kind=job.task.kind,
+        reader=job.task.reader,
+        pooling=job.settings.pooling,
+        precision=job.settings.precision,
+    )
 
 
 def _store_vectors(job: Job, vectors: Sequence[Any]) -> None:

@@ -27,18 +27,24 @@ TEMPERATURE = 0.07
 ROWS_AT_ONCE = 512
 
 
-def voters(train: Rows, answers: Sequence[str], vectors: Callable[[Rows], Tensor]) -> Iterator[Predict]:
+def voters(
+    train: Rows,
+    answers: Sequence[str],
+    vectors: Callable[[Rows], Tensor],
+    counts: Sequence[int] = COUNTS,
+) -> Iterator[Predict]:
     """A candidate for every number of neighbours that the training rows can give.
 
     Args:
         train: labelled rows.
         answers: their labels.
         vectors: features of rows, [B, D].
+        counts: numbers of neighbours; of more than there are rows, all rows are taken.
     """
     classes = sorted(set(answers))
     label_N = torch.tensor([classes.index(answer) for answer in answers])
     train_ND = normalize(vectors(train).float())
-    most = min(max(COUNTS), len(train))
+    most = min(max(counts), len(train))
     last: list[tuple[Rows, Tensor, Tensor]] = []
 
     def found(rows: Rows) -> tuple[Tensor, Tensor]:
@@ -47,7 +53,7 @@ def voters(train: Rows, answers: Sequence[str], vectors: Callable[[Rows], Tensor
             last[:] = [(rows, *nearest(train_ND, label_N, normalize(vectors(rows).float()), most))]
         return last[0][1:]
 
-    for count in sorted({min(count, most) for count in COUNTS}):
+    for count in sorted({min(count, most) for count in counts}):
         yield lambda rows, count=count: [  # type: ignore[misc]
             classes[number] for number in votes(*found(rows), count, len(classes)).argmax(1).tolist()
         ]
@@ -55,7 +61,8 @@ def voters(train: Rows, answers: Sequence[str], vectors: Callable[[Rows], Tensor
 
 def nearest(train_ND: Tensor, label_N: Tensor, asked_BD: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Cosines and labels of the nearest training rows, the nearest first, both [B, most]."""
-    parts = [(part_BD @ train_ND.T).topk(most, dim=1) for part_BD in asked_BD.split(ROWS_AT_ONCE)]
+    with torch.autocast(train_ND.device.type, enabled=False):  # in bfloat16 near neighbours tie
+        parts = [(part_BD @ train_ND.T).topk(most, dim=1) for part_BD in asked_BD.split(ROWS_AT_ONCE)]
     cosine_BK = torch.cat([part.values for part in parts])
     return cosine_BK, label_N[torch.cat([part.indices for part in parts])]
 

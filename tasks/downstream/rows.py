@@ -150,7 +150,7 @@ def answers(
     """What `read(outputs, batch)` lists for every row, in the rows' order.
 
     Rows are sorted by length, so that batches hold little padding. The model is put in evaluation
-    mode and stays there.
+    mode and stays there; its attention is set to what is fastest for the rows, and back.
 
     Args:
         model: any `transformers` model.
@@ -163,16 +163,18 @@ def answers(
     where = device()
     nn.Module.to(model, where).eval()
     sizes = lengths(inputs)
-    use_fast_attention(model, inputs, where)
     order = torch.argsort(sizes, descending=True, stable=True)
     items: list[Any] = [None] * len(order)
     start = 0
-    while start < len(order):
-        rows = order[start : start + max(1, POSITIONS_PER_BATCH // max(int(sizes[order[start]]), 1))]
-        batch = {key: value.to(where) for key, value in trim({k: v[rows] for k, v in inputs.items()}).items()}
-        with autocast(precision, where):
-            outputs = ask(model, batch)
-        for row, item in zip(rows.tolist(), read(outputs, batch), strict=True):
-            items[row] = item
-        start += len(rows)
+    with attention.restored(model):
+        use_fast_attention(model, inputs, where)
+        while start < len(order):
+            rows = order[start : start + max(1, POSITIONS_PER_BATCH // max(int(sizes[order[start]]), 1))]
+            some = trim({key: value[rows] for key, value in inputs.items()})
+            batch = {key: value.to(where) for key, value in some.items()}
+            with autocast(precision, where):
+                outputs = ask(model, batch)
+            for row, item in zip(rows.tolist(), read(outputs, batch), strict=True):
+                items[row] = item
+            start += len(rows)
     return items

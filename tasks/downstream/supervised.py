@@ -160,7 +160,6 @@ def fit(
 
     def evaluate(objective: Any, step: int) -> Mapping[str, float]:
         scores = kind.score(validation, predict(validation))
-        rows.use_fast_attention(model, train.inputs, rows.device())  # as if nobody had looked
         stopping.look(step, scores, model)
         return scores
 

@@ -1,12 +1,15 @@
-"""What the loop tells others while it runs."""
+"""What the loop tells others while it runs, and what it asks them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from models.objectives import Objective
 from tasks.engine.guard import Decision, Verdict
+
+Evaluate = Callable[[Objective, int], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -43,3 +46,16 @@ class Callback(Protocol):
 
     def __call__(self, event: Event) -> None:
         """Called on the first rank only."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is read off the frozen encoder now and then, from the initial weights to those that are kept.
+
+    Attributes:
+        every: steps between readings.
+        read: asked on the first rank alone, in evaluation mode and without gradient.
+    """
+
+    every: int
+    read: Evaluate

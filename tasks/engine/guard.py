@@ -15,6 +15,7 @@ Everything decided here is a function of the readings and of `Memory`, which a c
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,6 +33,29 @@ Decision = Literal["", "warn", "lower_lr", "roll_back", "stop"]
 
 class Collapsed(ArithmeticError):
     """The objective stopped learning anything; the message says what is seen, why it matters, what to do."""
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss or its gradient is not a number; the weights are still those of the step before."""
+
+
+def check_finite(step: int, loss: float, norm: float) -> None:
+    """Refuse the update of a step whose gradient is no number.
+
+    Args:
+        step: counted from 0.
+        loss: of the step.
+        norm: of its gradient.
+
+    Raises:
+        NonFiniteLoss: names the step and what to change.
+    """
+    if not math.isfinite(norm):
+        raise NonFiniteLoss(
+            f"step {step + 1}: the loss is {loss:g} and the gradient norm {norm:g}; the weights of step "
+            f"{step} are kept. Lower `lr`, raise `warmup_fraction`, or look for broken samples in this "
+            "step's batch."
+        )
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 Made = TypeVar("Made")
@@ -29,6 +31,19 @@ class Batches(Protocol):
 
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
         """The samples at these positions, stacked along the first dimension."""
+
+
+def parts(batches: Batches, positions: range, count: int, device: torch.device) -> list[dict[str, Tensor]]:
+    """The samples at these positions in that many parts, on the device."""
+    size = math.ceil(len(positions) / count)
+    cuts = range(0, len(positions), size)
+    return [_moved(batches.batch(positions[cut : cut + size]), device) for cut in cuts]
+
+
+def _moved(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    if device.type == "cpu":
+        return batch
+    return {k: v.pin_memory().to(device, non_blocking=True) for k, v in batch.items()}
 
 
 def ahead(make: Callable[[int], Made], current: Callable[[], int], steps: int) -> Iterator[tuple[int, Made]]:

@@ -22,10 +22,10 @@ from models.objectives import Objective
 from tasks.engine import optimizer as optimizers
 from tasks.engine.checkpoint import Checkpoints
 from tasks.engine.distributed import World, world
-from tasks.engine.events import Callback, Event
-from tasks.engine.guard import Collapsed, Decision, Guard, Verdict
+from tasks.engine.events import Callback, Evaluate, Event, Probe
+from tasks.engine.guard import Collapsed, Decision, Guard, NonFiniteLoss, Verdict, check_finite
 from tasks.engine.interrupt import Interrupted, termination
-from tasks.engine.loader import Batches, ahead
+from tasks.engine.loader import Batches, ahead, parts
 from tasks.engine.memory import keep_freed_memory
 from tasks.engine.precision import autocast
 from tasks.engine.schedule import learning_rate
@@ -34,13 +34,6 @@ from tasks.engine.state import History, State
 from tasks.engine.wrapping import unsynchronised, wrapped
 
 log = logging.getLogger(__name__)
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss or its gradient is not a number; the weights are still those of the step before."""
-
-
-Evaluate = Callable[[Objective, int], Mapping[str, float]]
 
 
 def train(
@@ -52,6 +45,7 @@ def train(
     checkpoints: Path | None = None,
     callbacks: Sequence[Callback] = (),
     evaluate: Evaluate | None = None,
+    probe: Probe | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> History:
     """Train the objective in place; go on from the newest checkpoint where there is one.
@@ -65,6 +59,7 @@ def train(
         callbacks: told every `log_every` steps, and every `health_every` steps what the guard says.
         evaluate: asked every `evaluate_every` steps, and at the end of the weights that are kept;
             the objective is in evaluation mode then, without gradient.
+        probe: readings of the encoder; they leave the training as it is.
         stop: asked after each evaluation; True ends the training early.
 
     Raises:
@@ -79,7 +74,7 @@ def train(
     with world() as ranks, termination() as asked_to_stop:
         # without a name of its own, so that DDP is gone before its process group is
         return _Loop(objective.to(ranks.device), batches, settings, ranks, seed, checkpoints).run(
-            callbacks, evaluate, stop, asked_to_stop
+            callbacks, evaluate, probe, stop, asked_to_stop
         )
 
 
@@ -119,14 +114,17 @@ class _Loop:
         self,
         callbacks: Sequence[Callback],
         evaluate: Evaluate | None,
+        probe: Probe | None,
         stop: Callable[[], bool],
         asked_to_stop: Callable[[], bool],
     ) -> History:
         state, settings = self.state, self.settings
         self.objective.train()
-        for step, parts in self._prefetched():
+        for step, batch in self._prefetched():
+            if probe and step % probe.every == 0:
+                self._probe(probe)
             try:
-                self._optimize(step, parts)
+                self._optimize(step, batch)
             except NonFiniteLoss as error:
                 if settings.on_collapse != "roll_back":
                     raise
@@ -163,6 +161,8 @@ class _Loop:
         state.keep_average()
         if evaluate and state.step == settings.steps:
             self._evaluate(evaluate)
+        if probe:
+            self._probe(probe)
         self.objective.eval()
         return state.history
 
@@ -175,24 +175,17 @@ class _Loop:
         def make(step: int) -> list[dict[str, Tensor]]:
             start = self.guard.num_roll_backs * num_positions + step * size
             positions = self.ranks.share(range(start, start + size))
-            part = math.ceil(len(positions) / self.settings.micro_batches)
-            cuts = range(0, len(positions), part)
-            return [self._moved(self.batches.batch(positions[cut : cut + part])) for cut in cuts]
+            return parts(self.batches, positions, self.settings.micro_batches, self.ranks.device)
 
         return ahead(make, lambda: self.state.step, steps)
 
-    def _moved(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.ranks.device.type == "cpu":
-            return batch
-        return {k: v.pin_memory().to(self.ranks.device, non_blocking=True) for k, v in batch.items()}
-
-    def _optimize(self, step: int, parts: list[dict[str, Tensor]]) -> None:
+    def _optimize(self, step: int, batch: list[dict[str, Tensor]]) -> None:
         """One optimizer step. Loss and gradient are exact means over all parts and ranks."""
         torch.manual_seed(mix(self._seed(), step, self.ranks.rank))
         self.state.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
-        for index, part in enumerate(parts):
-            with unsynchronised(self.forward, is_last=index == len(parts) - 1):
+        for index, part in enumerate(batch):
+            with unsynchronised(self.forward, is_last=index == len(batch) - 1):
                 with autocast(self.settings.precision, self.ranks.device):
                     result = self.forward(part)
                 weight = torch.as_tensor(result.weight, dtype=torch.float64, device=result.loss.device)
@@ -204,12 +197,7 @@ class _Loop:
         weight = totals.pop("weight")
         means = {name: total / weight for name, total in totals.items()}
         norm = self.state.scale_and_clip(self.ranks.size / weight.float())  # DDP has divided by the ranks
-        if not math.isfinite(norm):
-            raise NonFiniteLoss(
-                f"step {step + 1}: the loss is {float(means['loss']):g} and the gradient norm {norm:g}; "
-                f"the weights of step {step} are kept. Lower `lr`, raise `warmup_fraction`, or look for "
-                "broken samples in this step's batch."
-            )
+        check_finite(step, float(means["loss"]), norm)
         if self.checkpoints:
             self.checkpoints.settle()
         optimizers.set_rate(self.state.optimizer, self._rate(step))
@@ -285,11 +273,19 @@ class _Loop:
         self.state.restore(*newest)
 
     def _evaluate(self, evaluate: Evaluate) -> None:
+        measured = self._asked(evaluate)
+        self.state.history.evaluations.append({"step": self.state.step, **measured})
+
+    def _probe(self, probe: Probe) -> None:
+        measured = self.ranks.from_first(lambda: self._asked(probe.read))
+        self.state.history.probes.append({"step": self.state.step, **measured})
+
+    def _asked(self, ask: Evaluate) -> dict[str, float]:
         self.objective.eval()
         with torch.no_grad(), autocast(self.settings.precision, self.ranks.device):
-            measured = evaluate(self.objective, self.state.step)
-        self.state.history.evaluations.append({"step": self.state.step, **measured})
+            measured = ask(self.objective, self.state.step)
         self.objective.train()
+        return dict(measured)
 
     def _save(self) -> None:
         if self.checkpoints and self.ranks.is_first:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -22,12 +22,14 @@ class History:
     Attributes:
         train: means between events.
         evaluations: held-out numbers.
+        probes: what can be read off the frozen encoder.
         health: the objective's own measures.
         decisions: what the guard did, and the sentence that says why.
     """
 
     train: list[dict[str, float]] = field(default_factory=list)
     evaluations: list[dict[str, float]] = field(default_factory=list)
+    probes: list[dict[str, float]] = field(default_factory=list)
     health: list[dict[str, float]] = field(default_factory=list)
     decisions: list[dict[str, Any]] = field(default_factory=list)
 
@@ -115,10 +117,7 @@ class State:
             "step": self.step,
             "sums": {name: float(value) for name, value in self.sums.items()},
             "num_summed": self.num_summed,
-            "train": list(self.history.train),
-            "evaluations": list(self.history.evaluations),
-            "health": list(self.history.health),
-            "decisions": list(self.history.decisions),
+            **{part.name: list(getattr(self.history, part.name)) for part in fields(History)},
         }
 
     def restore(self, tensors: Mapping[str, Tensor], scalars: Scalars) -> None:
@@ -129,9 +128,7 @@ class State:
             name: torch.tensor(value, dtype=torch.float64, device=device)
             for name, value in scalars["sums"].items()
         }
-        self.history = History(
-            scalars["train"], scalars["evaluations"], scalars["health"], scalars["decisions"]
-        )
+        self.history = History(**{part.name: scalars[part.name] for part in fields(History)})
         groups: dict[str, dict[str, Tensor]] = {"objective": {}, "optimizer": {}, "average": {}}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")

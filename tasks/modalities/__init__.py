@@ -156,10 +156,12 @@ class Tensors(Protocol):
     Attributes:
         UNIT: what throughput counts ("tokens", "images"); a slot of the manifest that does not count
             it holds one in each row.
+        READS: kind of batch that `vectors` takes, in the words of `batches`.
     """
 
     PrepareSettings: type[Settings]
     UNIT: str
+    READS: tuple[str, ...]
 
     def prepare(
         self,
@@ -195,6 +197,9 @@ class Tensors(Protocol):
         self, prepared: Path, slot: str, split: str, recipe: Recipe, reads: tuple[str, ...], seed: int
     ) -> Batches:
         """Samples of one slot (`general`, `domain`, `tasks`) and split (`train`, `heldout`)."""
+
+    def vectors(self, encoder: PreTrainedModel, batch: Mapping[str, Tensor], prepared: Path) -> Tensor:
+        """What the encoder makes of each sample of a batch, [B, D]; nothing is left to chance."""
 
     def inputs(self, records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict[str, Tensor]:
         """Labelled records as tensors, first dimension the record."""

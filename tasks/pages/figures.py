@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SLOT_COLOURS = {"general": BLUE, "domain": ORANGE}
 LARGEST_LABELLED_MATRIX = 20
 MEASURES = {"lr": "learning rate"}
+READINGS = {"knn": "k-NN"}
 
 
 def label_budgets(task: TaskScores, rows_in_all: int | None, folder: Path) -> Plot:
@@ -147,6 +148,24 @@ def measure(stage: str, key: str, points: Sequence[tuple[float, float]], folder:
     return draw(
         f"{key}-{stage}", f"{name[:1].upper()}{name[1:]} in {stage}, by step.", paint, folder, (2.9, 1.7)
     )
+
+
+def readings(stage: str, task: str, lines: Mapping[str, Sequence[tuple[float, float]]], folder: Path) -> Plot:
+    """Accuracy on a task's validation rows by step, of what is read off the encoder while it trains."""
+
+    def paint(axes: Axes) -> None:
+        sparse_grid(axes, f"{_short(task)}: accuracy, %", "step")
+        ends = []
+        for (name, points), colour in zip(lines.items(), SERIES, strict=False):
+            xs, ys = thinned([(step, 100 * share) for step, share in points])
+            axes.plot(xs, ys, color=colour, linewidth=1, marker="o", markersize=2)
+            ends.append((xs[-1], ys[-1], READINGS.get(name, name), colour))
+        axes.locator_params(nbins=4)
+        label_ends(axes, ends)
+
+    names = " and ".join(READINGS.get(name, name) for name in lines)
+    caption = f"{task}: accuracy of {names} on validation rows in {stage}, by step."
+    return draw(f"readings-{stage}-{task}", caption, paint, folder, (2.9, 1.7))
 
 
 def gap(losses_by_slot: Mapping[str, Mapping[str, float]], folder: Path) -> Plot:

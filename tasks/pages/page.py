@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import layout, modalities
-from tasks.pages import figures, mistakes, neighbours, verdict, wording
+from tasks.pages import curves, figures, mistakes, neighbours, verdict, wording
 from tasks.pages.evidence import TRAINING_STAGES, Evidence, Json
 from tasks.pages.lineage import all_units, costs, lineage
 from tasks.pages.plots import SERIES
@@ -71,7 +71,7 @@ def render(evidence: Evidence, plots: Path, sections: Sequence[Section] = ()) ->
         headline=sentences[0],
         sentences=sentences[1:] if len(tasks) < 2 else [],
         tasks=blocks,
-        losses=loss_figures(evidence.losses, plots),
+        losses=curves.figures_of(evidence.losses, plots),
         untrained=[stage for stage in TRAINING_STAGES if not evidence.losses[stage].get("train")],
         gap=gap_section(evidence, plots),
         errors=[error for task in tasks if (error := error_section(evidence, task, plots))],
@@ -112,31 +112,8 @@ def _rows_in_all(evidence: Evidence, task: str) -> int | None:
     return int(train) if train else None
 
 
-def loss_figures(losses: Mapping[str, Json], plots: Path) -> list[dict[str, Any]]:
-    """Per training stage: the loss, and beside it whatever else was measured by step."""
-    found = []
-    for stage, curves in losses.items():
-        train = curves.get("train") or []
-        if not train:
-            continue
-        measured: dict[str, list[tuple[float, float]]] = {}
-        for points in (train, curves.get("health") or []):
-            for key in dict.fromkeys(key for point in points for key in point if key not in ("step", "loss")):
-                measured.setdefault(key, figures.finite(points, key))
-        small = [
-            figures.measure(stage, key, points, plots) for key, points in measured.items() if len(points) > 1
-        ]
-        found.append({
-            "stage": stage,
-            "main": figures.losses(stage, curves, plots),
-            "small": small,
-            "decisions": curves.get("decisions") or [],
-        })  # fmt: skip
-    return found
-
-
 def gap_section(evidence: Evidence, plots: Path) -> dict[str, Any]:
-    """The transfer gap: figure, forgetting against its budget, overlap, fertility."""
+    """The transfer gap: figure, forgetting against its budget, distances, overlap, fertility."""
     gap = evidence.gap
     both = {slot: gap[slot] for slot in ("general", "domain") if _has_both(gap.get(slot))}
     forgetting, budget = gap.get("forgetting"), gap.get("budget")
@@ -148,10 +125,17 @@ def gap_section(evidence: Evidence, plots: Path) -> dict[str, Any]:
         "within": bool(gap.get("within_budget", True)),
         "bar": max(0.0, 100 * (forgetting or 0.0) / scale),
         "mark": 100 * (budget or 0.0) / scale,
+        "features": gap.get("features") or {},
+        "told_apart": _told_apart(gap.get("features") or {}),
         "overlap": _overlap(gap.get("overlap"), evidence.validation),
         "fertility": gap.get("fertility") or evidence.prepared.get("fertility") or {},
         "unknown_rate": evidence.prepared.get("unknown_rate") or {},
     }
+
+
+def _told_apart(features: Json) -> dict[str, float]:
+    """Share of samples whose corpus a linear classifier names, which is what the A-distance says."""
+    return {when: 0.5 + value / 4 for when, value in features.get("a_distance", {}).items()}
 
 
 def _overlap(measured: Any, validation: Json) -> dict[str, dict[str, float]]:

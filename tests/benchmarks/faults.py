@@ -37,7 +37,8 @@ from models.objectives.moco import MoCo
 from models.objectives.simsiam import SimSiam
 from models.pictures import features, patches
 from tasks.engine.events import Event
-from tasks.engine.loop import NonFiniteLoss, train
+from tasks.engine.guard import NonFiniteLoss
+from tasks.engine.loop import train
 from tasks.engine.order import row_of, sample_key
 from tasks.engine.settings import TrainSettings
 

@@ -28,15 +28,18 @@ import tests.conftest
 from pathlib import Path
 from safetensors.torch import save_file
 from tests.tiny import samples, tiny_objective
+from tasks.engine.events import Probe
 from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
 out, size = Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", "1"))
+probe = Probe(3, lambda objective, step: {"rank": float(os.environ.get("RANK", "0"))})
 for number, (name, micro_batches, architecture) in enumerate(json.loads(sys.argv[2])):
     os.environ["MASTER_PORT"] = sys.argv[3 + number]  # train opens and closes the group each time
     parts = micro_batches if size > 1 else 1
     settings = TrainSettings(steps=6, batch_size=8, log_every=1, precision="float32", micro_batches=parts)
     objective = tiny_objective(name, architecture=architecture or None)
-    history = train(objective, samples(objective), settings, seed=3)
+    history = train(objective, samples(objective), settings, seed=3, probe=probe)
+    assert history.probes == [{"step": step, "rank": 0.0} for step in (0, 3, 6)]
     case = f"{name}-{micro_batches}-{architecture}"
     if os.environ.get("RANK", "0") == "0":
         (out / f"{case}.json").write_text(json.dumps(history.train))

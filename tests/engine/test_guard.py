@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from models.objectives import Batch, Health, Objective, Step
 from tasks import training
 from tasks.engine.events import Event
-from tasks.engine.guard import LOWERED, PATIENCE, Collapsed, Guard
-from tasks.engine.loop import NonFiniteLoss, train
+from tasks.engine.guard import LOWERED, PATIENCE, Collapsed, Guard, NonFiniteLoss
+from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
 from tasks.engine.state import History
 from tasks.journal import Run

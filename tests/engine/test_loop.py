@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from models.objectives import CATALOG, Objective
-from tasks.engine.events import Event
+from tasks.engine.events import Event, Probe
+from tasks.engine.guard import NonFiniteLoss
 from tasks.engine.interrupt import Interrupted
-from tasks.engine.loop import NonFiniteLoss, train
+from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
 from tasks.engine.state import History
 from tests.tiny import Rows, samples, tiny_objective
@@ -116,6 +117,22 @@ def test_evaluations_are_kept_and_may_end_the_run() -> None:
     settings = dataclasses.replace(SETTINGS, evaluate_every=4)
     _, history = run("causal_lm", settings, evaluate=evaluate, stop=lambda: len(asked) == 2)
     assert history.evaluations == [{"step": 4, "score": 4.0}, {"step": 8, "score": 8.0}]
+
+
+def test_readings_begin_with_the_initial_weights_and_end_with_those_that_are_kept() -> None:
+    seen: list[list[Tensor]] = []
+
+    def read(objective: Objective, step: int) -> dict[str, float]:
+        assert not objective.training
+        assert not torch.is_grad_enabled()
+        seen.append(weights(objective))
+        return {"score": float(step)}
+
+    settings = dataclasses.replace(SETTINGS, ema_decay=0.99)
+    objective, history = run("masked_lm", settings, probe=Probe(5, read))
+    assert history.probes == [{"step": step, "score": float(step)} for step in (0, 5, 10, 12)]
+    for found, expected in ((seen[0], weights(tiny_objective("masked_lm"))), (seen[-1], weights(objective))):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def distance_from_start(objective: Objective) -> float:

@@ -19,6 +19,7 @@ from tasks.errors import InputError, unknown
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
     from tasks.config import Recipe
     from tasks.engine.loader import Batches
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNIT = "images"
+READS = ("images",)
 KINDS = ("classification", "segmentation")
 
 
@@ -112,8 +114,8 @@ def batches(
     """
     from tasks.modalities.image.tensors.rows import Pictures, StoredPictures
 
-    if reads != ("images",):
-        raise KeyError(unknown("kind of batch", ", ".join(reads), ("images",)))
+    if reads != READS:
+        raise KeyError(unknown("kind of batch", ", ".join(reads), READS))
     folder = prepared / slot / split
     if not folder.is_dir():
         raise InputError(
@@ -123,6 +125,13 @@ def batches(
     if not pictures.num_rows:
         raise InputError(f"{folder} holds no pictures; give the corpus more, or raise its heldout_fraction.")
     return StoredPictures(pictures, seed)
+
+
+def vectors(encoder: PreTrainedModel, batch: Mapping[str, Tensor], prepared: Path) -> Tensor:
+    """What stands for each picture as evaluation sees it, [B, D]."""
+    from models.pictures import features
+
+    return features(encoder, constants(prepared)["images"].plain(batch["pixels"]))
 
 
 def inputs(records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from tasks.errors import InputError, unknown
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from models.vocabulary import Vocabulary
     from tasks.config import Recipe
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNIT = "tokens"
+READS = ("rows",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +188,20 @@ def batches(
             f"(now {settings.span_length} tokens), or choose an objective without spans."
         )
     return spans
+
+
+def vectors(encoder: PreTrainedModel, batch: Mapping[str, Tensor], prepared: Path) -> Tensor:
+    """The mean over the tokens of each packed row, [B, D]."""
+    from models.encoders import encode_packed
+    from models.heads import is_causal
+    from tasks.downstream.probe import pooled
+    from tasks.modalities.text.tensors.rows import PADDING
+
+    document_ids_BL = batch["document_ids"]
+    features_BLD = encode_packed(
+        encoder, batch["input_ids"], document_ids_BL, is_causal=is_causal(encoder.config)
+    )
+    return pooled(features_BLD, document_ids_BL != PADDING, "mean")
 
 
 def inputs(records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict[str, Tensor]:
