@@ -37,8 +37,11 @@ GLYPHS = Augment(  # mirrored letters are other letters
     blur=0.0, invert=0.5,
 )  # fmt: skip
 
+GLYPHS_MILD = replace(GLYPHS, invert=0.1)  # without negatives, agreement begins from what two views share
+
 PRESETS = {
     "simclr": SIMCLR, "moco": MOCO, "simsiam": SIMSIAM, "byol_1": BYOL_1, "byol_2": BYOL_2,
     "dino_global_1": DINO_GLOBAL_1, "dino_global_2": DINO_GLOBAL_2, "dino_local": DINO_LOCAL, "mae": MAE,
     "cifar32": CIFAR32, "cifar32_local": CIFAR32_LOCAL, "glyphs": GLYPHS,
+    "glyphs_mild": GLYPHS_MILD,
 }  # fmt: skip
