@@ -1,8 +1,9 @@
-"""Batch normalisation with the statistics of all ranks, on CPU and GPU.
+"""Batch normalisation with the statistics of all ranks, or of earlier batches, on CPU and GPU.
 
 Methods that compare samples of a batch learn to cheat where each rank has statistics of its own, so
 their papers normalise over all devices (SimCLR, section 2.2; BYOL, section 3.3; SimSiam, section 4).
-torch's SyncBatchNorm does it on GPUs only.
+torch's SyncBatchNorm does it on GPUs only. Where a sample is compared with those of other batches
+(MoCo), even that would tell which batch it came from.
 
 Legend: N samples, C channels; further dimensions are positions.
 """
@@ -21,9 +22,40 @@ from models.gather import total, world_size
 def across_ranks(module: nn.Module) -> None:
     """Let each batch normalisation in the module read all ranks' samples; what is saved does not change."""
     for part in module.modules():
-        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d) and "forward" not in vars(part):
             norm: Any = part
             norm.forward = MethodType(_forward, part)
+
+
+def by_earlier_batches(module: nn.Module) -> None:
+    """Let batch normalisation use its running statistics while training too, as they were before the batch.
+
+    The batch joins them afterwards; the first one has none but its own.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            norm: Any = part
+            norm.forward = MethodType(_forward_by_earlier, part)
+
+
+@torch.no_grad()
+def _forward_by_earlier(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    def normalised() -> Tensor:
+        return nn.functional.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+        )
+
+    if not norm.training:
+        return normalised()
+    assert norm.num_batches_tracked is not None
+    is_first = int(norm.num_batches_tracked) == 0
+    before = None if is_first else normalised()
+    values = x.float()
+    num_values = x.numel() // x.shape[1] * world_size()
+    mean_C = _mean(values)
+    variance_C = _mean((values - mean_C.view([1, -1] + [1] * (x.ndim - 2))).square())
+    _follow(norm, mean_C, variance_C * num_values / max(1, num_values - 1), at_first=1.0)
+    return normalised() if before is None else before
 
 
 def _forward(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
@@ -55,11 +87,14 @@ def _mean(values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _follow(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor) -> None:
-    """Move the running statistics that evaluation uses."""
+def _follow(
+    norm: nn.BatchNorm1d | nn.BatchNorm2d, mean_C: Tensor, variance_C: Tensor, at_first: float = 0.0
+) -> None:
+    """Move the running statistics that evaluation uses; `at_first` over the number of batches at least."""
     if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
         return
     norm.num_batches_tracked += 1
-    share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    num = float(norm.num_batches_tracked)
+    share = 1 / num if norm.momentum is None else max(norm.momentum, at_first / num)
     norm.running_mean.lerp_(mean_C, share)
     norm.running_var.lerp_(variance_C, share)

@@ -5,8 +5,8 @@ rises to 1 by a cosine: Bootstrap Your Own Latent, Grill et al. 2020, section 3.
 https://arxiv.org/abs/2006.07733; a teacher that normalises with averages instead of with its batch:
 Exponential Moving Average Normalization, Cai et al. 2021, section 3, https://arxiv.org/abs/2101.08482.
 
-Differs from Cai et al.: the averages of batch normalisation are copied, not averaged a second time,
-so that they fit the data after a few steps instead of after 1 / (1 − momentum).
+Differs from Cai et al.: the averages are those of the teacher's own activations, not of the student's:
+a teacher that lags far behind would be normalised by what its weights never made.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from models.batch_norm import by_earlier_batches
 from models.objectives import Health
 
 
@@ -42,19 +43,14 @@ class Teacher(nn.Module):
         Args:
             *students: modules to copy.
             batch_statistics: whether batch normalisation reads the batch while training; otherwise
-                it always uses the student's averages, so that an output says nothing about which
+                it uses averages over earlier batches, so that an output says nothing about which
                 other pictures were in the batch.
         """
         super().__init__()
         self.networks = copy.deepcopy(nn.ModuleList(students)).requires_grad_(False)
-        self.batch_statistics = batch_statistics
+        if not batch_statistics:
+            by_earlier_batches(self.networks)
         self.register_buffer("momentum", torch.zeros((), dtype=torch.float64))
-        self.train()
-
-    def train(self, mode: bool = True) -> Teacher:
-        """Switch to training or evaluation, unless averages are used in both."""
-        super().train(mode and self.batch_statistics)
-        return self
 
     @torch.no_grad()
     def update(self, *students: nn.Module, momentum: float) -> None:
@@ -62,10 +58,6 @@ class Teacher(nn.Module):
         copies, originals = [*self._weights(self.networks)], [*self._weights(*students)]
         torch._foreach_lerp_(copies, originals, 1 - momentum)
         self.momentum.fill_(momentum)
-        if not self.batch_statistics:
-            buffers = (buffer for student in students for buffer in student.buffers())
-            for own, other in zip(self.networks.buffers(), buffers, strict=True):
-                own.copy_(other)
 
     @torch.no_grad()
     def health(self, *students: nn.Module, progress: float) -> Health:

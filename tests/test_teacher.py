@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -33,14 +34,20 @@ def test_momentum_rises_to_one_by_a_cosine(progress: float) -> None:
     assert cosine_momentum(0.99, 1.0) == 1
 
 
-def test_teacher_with_averages_copies_them_and_ignores_its_batch() -> None:
-    student = nn.Sequential(nn.BatchNorm1d(2))
-    teacher = Teacher(student, batch_statistics=False).train()
-    student(torch.randn(8, 2) + 5)
-    teacher.update(student, momentum=0.5)
-    torch.testing.assert_close(teacher.networks[0][0].running_mean, student[0].running_mean)  # type: ignore[index]
-    x = torch.randn(8, 2)
-    torch.testing.assert_close(teacher.networks[0](x)[:1], teacher.networks[0](x[:1]))
+def test_teacher_with_averages_normalises_by_its_own_earlier_batches() -> None:
+    teacher = Teacher(nn.Sequential(nn.BatchNorm1d(2)), batch_statistics=False).train()
+    network = teacher.networks[0]
+    first, second = torch.randn(8, 2) + 5, 3 * torch.randn(8, 2)
+    plain = nn.BatchNorm1d(2, eps=1e-5)
+    torch.testing.assert_close(network(first), (first - first.mean(0)) / (first.var(0) + plain.eps).sqrt())
+    after_first = copy.deepcopy(network).eval()
+    torch.testing.assert_close(network(second), after_first(second))  # says nothing of its own batch
+    mean_2 = (first.mean(0) + second.mean(0)) / 2
+    torch.testing.assert_close(network[0].running_mean, mean_2)  # type: ignore[index]
+    kept = network[0].running_mean.clone()  # type: ignore[index]
+    teacher.eval()
+    network(first)
+    torch.testing.assert_close(network[0].running_mean, kept)  # type: ignore[index]
 
 
 def test_teacher_with_batch_statistics_keeps_its_own_averages() -> None:

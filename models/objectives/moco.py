@@ -7,11 +7,11 @@ algorithm 1, https://arxiv.org/abs/2104.02057.
 
 Differs from the papers: v2's keys are not shuffled between devices. Batch normalisation would let a
 query know its key by the company that it was normalised in; here the key encoder normalises with
-averages instead of with its batch (see `models.teacher`), which leaves nothing to know. Until v2's
-queue is full, only keys that were put there count: to tell a key from the random ones that a queue
-begins with takes no look at the picture, and a short run never recovers from it. v3's patch
-projection is trained. Keys and batch statistics are those of all ranks, so that several processes
-give one process's loss on the joined batch.
+averages over earlier batches (see `models.teacher`), which leaves nothing to know. Until v2's queue
+is full, only keys that were put there count: to tell a key from the random ones that a queue begins
+with takes no look at the picture, and a short run never recovers from it. v3's patch projection is
+trained. Keys and batch statistics are those of all ranks, so that several processes give one
+process's loss on the joined batch.
 
 Legend: B pictures, C channels, H rows, W columns, D width, E projected width, Q keys in the queue.
 """
