@@ -17,6 +17,8 @@ import models.small_resnet  # noqa: F401  # registers its name
 from models import last_layer, picture_weights
 from models.attention import packed_mask, packed_positions
 
+OPTIONAL = ("pooler", "mask_token", "masked_spec_embed")  # new where released encoders come without
+
 
 class UnknownEncoder(ValueError):
     """No such architecture, no such field of its config, or no such weights."""
@@ -50,6 +52,7 @@ def build(
 
 
 def _random(factory: Any, architecture: str, config: Mapping[str, Any]) -> PreTrainedModel:
+    _check_has_heads(factory, architecture_config(architecture, {}))
     settings = architecture_config(architecture, config)
     if "image_size" in config and hasattr(settings, "patch_size"):
         picture_weights.check_size(settings.image_size, settings.patch_size)
@@ -61,21 +64,55 @@ def _released(factory: Any, source: str) -> PreTrainedModel:
     try:
         with quiet():
             config = picture_weights.as_encoder(AutoConfig.from_pretrained(source))
-            loaded: PreTrainedModel = factory.from_pretrained(
-                source, config=config, use_safetensors=True, dtype=torch.float32
-            )
-    except (OSError, ValueError) as error:
+            _check_has_heads(factory, config)
+            loaded, report = factory.from_pretrained(
+                source, config=config, use_safetensors=True, dtype=torch.float32,
+                ignore_mismatched_sizes=True, output_loading_info=True,
+            )  # fmt: skip
+    except UnknownEncoder:
+        raise
+    except Exception as error:  # safetensors' own are no OSErrors
         raise UnknownEncoder(
-            f"cannot load weights from {source!r}: {str(error).splitlines()[0]} Name a folder written by "
-            "save_pretrained (config.json and model.safetensors), or a model that this machine can download."
+            f"cannot load weights from {source!r}: {str(error).splitlines()[0].rstrip('.')}. Name a folder "
+            "written by save_pretrained (config.json and model.safetensors), or a model that this machine "
+            "can download"
         ) from error
-    return loaded
+    _check_is_whole(loaded, report, source)
+    return cast("PreTrainedModel", loaded)
+
+
+def _check_has_heads(factory: Any, config: Any) -> None:
+    """Refuse architectures that cannot do what the objective asks of them."""
+    if type(config) not in factory._model_mapping:
+        raise UnknownEncoder(
+            f"{config.model_type} cannot be built as {factory.__name__}, which the objective needs; choose "
+            "another encoder, or an objective for this one"
+        )
+
+
+def _check_is_whole(model: PreTrainedModel, report: Mapping[str, Any], source: str) -> None:
+    """Refuse weights of another network, whose place transformers fills with random ones."""
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    missing = sorted(
+        name
+        for name in report["missing_keys"]
+        if name.startswith(prefix) and not any(part in name for part in OPTIONAL)
+    )
+    mismatched = sorted(name for name, *_ in report["mismatched_keys"])
+    if missing or mismatched:
+        faults = [f"lack {len(missing)} tensors ({missing[0]}, ...)"] if missing else []
+        faults += [f"hold {len(mismatched)} of another size ({mismatched[0]}, ...)"] if mismatched else []
+        raise UnknownEncoder(
+            f"the weights in {source!r} are not those of its config.json, a {model.config.model_type}: they "
+            f"{' and '.join(faults)}; bring config.json and model.safetensors of one model together"
+        )
 
 
 def _check_reads_pictures(model: PreTrainedModel) -> None:
-    if model.main_input_name != "pixel_values":
+    if model.main_input_name != "pixel_values" or "image" not in model.input_modalities:
+        reads = "videos" if "video" in model.input_modalities else model.main_input_name
         raise UnknownEncoder(
-            f"{model.config.model_type} reads {model.main_input_name}, not pictures; choose an encoder "
+            f"{model.config.model_type} reads {reads}, not pictures; choose an encoder "
             f"such as {', '.join(picture_weights.PATCH_TRANSFORMERS)}, resnet or small_resnet"
         )
 
@@ -130,7 +167,11 @@ def architecture_config(architecture: str, settings: Mapping[str, Any]) -> Any:
             f"{architecture} has no config field {', '.join(map(repr, unknown))}; known: "
             f"{', '.join(sorted(key for key in config.to_dict() if not key.startswith('_')))}"
         )
-    return AutoConfig.for_model(architecture, **settings)
+    try:
+        return AutoConfig.for_model(architecture, **settings)
+    except Exception as error:  # huggingface_hub's own for a value of the wrong type
+        said = "; ".join(line.strip() for line in str(error).splitlines())
+        raise UnknownEncoder(f"{architecture} takes no such config: {said}") from error
 
 
 def check_length(model: PreTrainedModel, length: int) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from models import encoders, objectives
 from models.attention import choose
-from models.objectives import Objective
+from models.objectives import LoneSample, Objective
 from tasks import layout, modalities
 from tasks.config import Config
 from tasks.engine.events import Event
 from tasks.engine.loader import Batches
 from tasks.engine.loop import train
+from tasks.engine.memory import is_exhausted
 from tasks.engine.settings import TrainSettings
 from tasks.engine.state import History
 from tasks.errors import InputError
@@ -126,7 +128,11 @@ def run(
     scratch: Path,
     journal: Run,
 ) -> Trained:
-    """Train with a progress bar, tracked, from the newest checkpoint."""
+    """Train with a progress bar, tracked, from the newest checkpoint.
+
+    Raises:
+        InputError: the batch is too small for the objective, or too large for the memory.
+    """
     progress = Progress(title, settings.steps)
 
     def track(event: Event) -> None:
@@ -141,20 +147,38 @@ def run(
         rate = event.units / event.seconds
         journal.log({**event.metrics, f"{event.unit}_per_second": rate}, event.step)
 
-    history = train(
-        objective,
-        batches,
-        settings,
-        seed=seed,
-        checkpoints=scratch,
-        callbacks=(progress, track),
-        evaluate=evaluate,
-    )
+    with _fitting(settings):
+        history = train(
+            objective,
+            batches,
+            settings,
+            seed=seed,
+            checkpoints=scratch,
+            callbacks=(progress, track),
+            evaluate=evaluate,
+        )
     progress.close()
     samples = settings.steps * settings.batch_size
     metrics = {f"heldout_{slot}": loss for slot, loss in _last(history.evaluations).items()}
     outcome = Outcome(metrics, samples, samples * batches.units_per_sample, batches.unit)
     return Trained(history, outcome)
+
+
+@contextlib.contextmanager
+def _fitting(settings: TrainSettings) -> Iterator[None]:
+    """What is wrong with the size of a batch, as something that a person can mend."""
+    given = f"batch_size {settings.batch_size}, micro_batches {settings.micro_batches}"
+    try:
+        yield
+    except LoneSample as error:
+        raise InputError(f"{given}: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_exhausted(error):
+            raise
+        raise InputError(
+            f"{given}: a step does not fit into memory; checkpoints are kept. Raise `micro_batches`, lower "
+            "`batch_size`, set `gradient_checkpointing: true`, or give the objective fewer or smaller crops."
+        ) from error
 
 
 def _last(evaluations: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -160,6 +160,8 @@ class Tensors(Protocol):
 
     PrepareSettings: type[Settings]
     UNIT: str
+    READS: tuple[str, ...]
+    """What objectives can ask of a sample, in the words of `Objective.reads`."""
 
     def prepare(
         self,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tasks.modalities.image.tensors.decoding import Form
 
 UNIT = "images"
+READS = ("images",)
 KINDS = ("classification", "segmentation")
 
 
@@ -106,8 +107,8 @@ def batches(
     """
     from tasks.modalities.image.tensors.rows import Pictures, StoredPictures
 
-    if reads != ("images",):
-        raise KeyError(unknown("kind of batch", ", ".join(reads), ("images",)))
+    if reads != READS:
+        raise KeyError(unknown("kind of batch", ", ".join(reads), READS))
     folder = prepared / slot / split
     if not folder.is_dir():
         raise InputError(
