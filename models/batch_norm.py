@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from models.gather import total, world_size
+from models.objectives import LoneSample
 
 
 def across_ranks(module: nn.Module) -> None:
@@ -63,7 +64,7 @@ def _forward(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
         return type(norm).forward(norm, x)
     num_values = x.numel() // x.shape[1] * world_size()
     if num_values == 1:
-        raise ValueError(
+        raise LoneSample(
             "batch normalisation compares a picture with the others of its batch, and this batch has one; "
             "raise `batch_size` or lower `micro_batches`"
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.gather import gather, rank
+from models.objectives import LoneSample
 
 
 def nt_xent(embeddings_2BD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -40,10 +41,10 @@ def require_negatives(num_samples: int) -> None:
     """Refuse to contrast a sample with nothing.
 
     Raises:
-        ValueError: there is one sample over all ranks.
+        LoneSample: there is one sample over all ranks.
     """
     if num_samples < 2:
-        raise ValueError(
+        raise LoneSample(
             "a contrastive loss compares a sample with the others of its batch, and this batch has one; "
             "raise `batch_size` or lower `micro_batches`"
         )

@@ -17,6 +17,8 @@ import models.small_resnet  # noqa: F401  # registers its name
 from models import last_layer, picture_weights
 from models.attention import packed_mask, packed_positions
 
+OPTIONAL = ("pooler", "mask_token", "masked_spec_embed")  # new where released encoders come without
+
 
 class UnknownEncoder(ValueError):
     """No such architecture, no such field of its config, or no such weights."""
@@ -51,7 +53,9 @@ def build(
     wanted = {**config, **(data or {})}
     torch.manual_seed(seed)
     if source is None:
-        model: PreTrainedModel = factory.from_config(architecture_config(str(architecture), wanted))
+        settings = architecture_config(str(architecture), wanted)
+        _check_has_heads(factory, settings)
+        model: PreTrainedModel = factory.from_config(settings)
     else:
         model = _released(factory, source, _released_config(source, config))
     if "image_size" in wanted:
@@ -87,11 +91,14 @@ def outline(
 
 
 def _released(factory: Any, source: str, config: Any) -> PreTrainedModel:
+    _check_has_heads(factory, config)
     with _told_of(source), quiet():
-        loaded: PreTrainedModel = factory.from_pretrained(
-            source, config=config, use_safetensors=True, dtype=torch.float32
-        )
-    return loaded
+        loaded, report = factory.from_pretrained(
+            source, config=config, use_safetensors=True, dtype=torch.float32,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    _check_is_whole(loaded, report, source)
+    return cast("PreTrainedModel", loaded)
 
 
 def _released_config(source: str, changes: Mapping[str, Any]) -> Any:
@@ -126,17 +133,46 @@ def _checked_values() -> Iterator[None]:
 def _told_of(source: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except Exception as error:  # safetensors' own are no OSErrors
         raise UnknownEncoder(
-            f"cannot load weights from {source!r}: {str(error).splitlines()[0]} Name a folder written by "
-            "save_pretrained (config.json and model.safetensors), or a model that this machine can download."
+            f"cannot load weights from {source!r}: {str(error).splitlines()[0].rstrip('.')}. Name a folder "
+            "written by save_pretrained (config.json and model.safetensors), or a model that this machine "
+            "can download"
         ) from error
 
 
-def _check_reads_pictures(model: PreTrainedModel) -> None:
-    if model.main_input_name != "pixel_values":
+def _check_has_heads(factory: Any, config: Any) -> None:
+    """Refuse architectures that cannot do what the objective asks of them."""
+    if type(config) not in factory._model_mapping:
         raise UnknownEncoder(
-            f"{model.config.model_type} reads {model.main_input_name}, not pictures; choose an encoder "
+            f"{config.model_type} cannot be built as {factory.__name__}, which the objective needs; choose "
+            "another encoder, or an objective for this one"
+        )
+
+
+def _check_is_whole(model: PreTrainedModel, report: Mapping[str, Any], source: str) -> None:
+    """Refuse weights of another network, whose place transformers fills with random ones."""
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    missing = sorted(
+        name
+        for name in report["missing_keys"]
+        if name.startswith(prefix) and not any(part in name for part in OPTIONAL)
+    )
+    mismatched = sorted(name for name, *_ in report["mismatched_keys"])
+    if missing or mismatched:
+        faults = [f"lack {len(missing)} tensors ({missing[0]}, ...)"] if missing else []
+        faults += [f"hold {len(mismatched)} of another size ({mismatched[0]}, ...)"] if mismatched else []
+        raise UnknownEncoder(
+            f"the weights in {source!r} are not those of its config.json, a {model.config.model_type}: they "
+            f"{' and '.join(faults)}; bring config.json and model.safetensors of one model together"
+        )
+
+
+def _check_reads_pictures(model: PreTrainedModel) -> None:
+    if model.main_input_name != "pixel_values" or "image" not in model.input_modalities:
+        reads = "videos" if "video" in model.input_modalities else model.main_input_name
+        raise UnknownEncoder(
+            f"{model.config.model_type} reads {reads}, not pictures; choose an encoder "
             f"such as {', '.join(picture_weights.PATCH_TRANSFORMERS)}, resnet or small_resnet"
         )
 

@@ -37,6 +37,8 @@ def check_size(size: int, side: int) -> None:
     Raises:
         ValueError: says which sizes would do.
     """
+    if not isinstance(side, int) or side < 1:
+        raise ValueError(f"patch_size must be a whole number of pixels, at least 1; got {side!r}")
     if size % side:
         raise ValueError(
             f"pictures of {size} pixels cannot be cut into patches of {side}; "

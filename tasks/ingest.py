@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ from tasks.modalities import Records
 
 if TYPE_CHECKING:
     from tasks.config import Config
+
+
+log = logging.getLogger(__name__)
 
 
 def run(context: stage.Context) -> stage.Outcome:
@@ -110,6 +114,10 @@ def _documents(name: str, corpus: Corpus, module: Records, folder: Path) -> dict
                 }
             )
     _refuse_empty(name, corpus, tally, splits)
+    if tally.kept < tally.read:
+        log.info(
+            "ingest %s: %d of %d records kept; left out: %s", name, tally.kept, tally.read, tally.left_out()
+        )
     return {
         "counts": tally.counts(),
         "splits": dict(splits),
@@ -124,14 +132,14 @@ def _refuse_empty(name: str, corpus: Corpus, tally: Tally, splits: Counter[str])
     if not tally.kept:
         raise InputError(
             f"corpus {name}: no record is left of {tally.read} in {', '.join(corpus.source)} (left out: "
-            f"{dict(tally.rejected) or 'none'}); correct `from`, `format` or the rules of the corpus."
+            f"{tally.left_out()}); correct `from`, `format` or the rules of the corpus."
         )
     missing = [split for split, count in splits.items() if not count]
     if missing and corpus.heldout_fraction:
         raise InputError(
             f"corpus {name}: none of its {tally.kept} records fell into {missing[0]!r} at heldout_fraction "
-            f"{corpus.heldout_fraction}; change it, make documents smaller "
-            "(`documents`, `max_characters`), or add data."
+            f"{corpus.heldout_fraction} (left out of {tally.read} read: {tally.left_out()}); change it, add "
+            "records, or cut them smaller where the corpus has a setting for that."
         )
 
 

@@ -153,7 +153,8 @@ def _sentence(adapter: TypeAdapter[Any], raw: Any, fault: Any, at: tuple[str, ..
             known = str(context.get("expected_tags", "")).replace("'", "").split(", ")
             value = given.get(tag, "") if isinstance(given, dict) else given
             return f"{name}.{tag}: {unknown(tag, str(value), known)}"
-    return f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}; got {given!r} ({type(given).__name__})"
+    said = fault["msg"].removeprefix("Value error, ")
+    return f"{name}: {said[0].lower()}{said[1:]}; got {given!r} ({type(given).__name__})"
 
 
 def _keys_at(adapter: TypeAdapter[Any], raw: Any, path: list[str]) -> list[str]:
@@ -200,6 +201,7 @@ def _impossible(config: Config) -> Iterator[str]:
                     f"{at}.{slot}: corpus {corpus!r} holds {config.corpora[corpus].modality}, "
                     f"the recipe is for {recipe.modality}"
                 )
+        yield from _foreign_objective(at, recipe)
         if recipe.encoder not in config.encoders:
             yield f"{at}.encoder: {unknown('encoder', recipe.encoder, config.encoders)}"
         if recipe.pretrain.steps and recipe.general == "none":
@@ -220,6 +222,17 @@ def _impossible(config: Config) -> Iterator[str]:
             yield f"encoders.{name}: give either `architecture` (from scratch) or `from` (released weights)"
     if "none" not in config.corpora:
         yield "corpora.none: is required; write `none: {modality: text}`, the corpus of recipes that lack one"
+
+
+def _foreign_objective(at: str, recipe: Recipe) -> Iterator[str]:
+    """An objective of another modality."""
+    from models import objectives
+
+    offered = modalities.tensors(recipe.modality).OFFERS
+    fitting = [name for name, kind in objectives.load_all().items() if {*kind.reads} <= {*offered}]
+    name: str = recipe.pretrain.objective.name  # type: ignore[attr-defined]  # the union's tag
+    if name not in fitting:
+        yield f"{at}.pretrain.objective.name: {unknown(f'{recipe.modality} objective', name, fitting)}"
 
 
 def main() -> None:

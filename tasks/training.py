@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from models import encoders, objectives
 from models.attention import choose
-from models.objectives import Objective
+from models.objectives import LoneSample, Objective
 from tasks import layout, modalities
 from tasks.config import Config, SelfSupervised
 from tasks.engine import compute
 from tasks.engine.events import Event, Probe
 from tasks.engine.loader import Batches
 from tasks.engine.loop import train
+from tasks.engine.memory import is_exhausted
 from tasks.engine.state import History
 from tasks.errors import InputError
 from tasks.journal import Run
@@ -163,10 +165,15 @@ def run(
     scratch: Path,
     journal: Run,
 ) -> Trained:
-    """Train with a progress bar, tracked, from the newest checkpoint."""
+    """Train with a progress bar, tracked, from the newest checkpoint.
+
+    Raises:
+        InputError: the batch is too small for the objective, or too large for the memory.
+    """
     progress, began = Progress(title, settings.steps), time.perf_counter()
     samples = settings.steps * settings.batch_size
-    flops = samples * compute.per_sample(objective, batches)
+    with _fitting(settings):
+        flops = samples * compute.per_sample(objective, batches)
 
     def track(event: Event) -> None:
         if event.verdict is not None:
@@ -186,16 +193,17 @@ def run(
         progress.tell(scores)
         return scores
 
-    history = train(
-        objective,
-        batches,
-        settings,
-        seed=seed,
-        checkpoints=scratch,
-        callbacks=(progress, track),
-        evaluate=evaluate,
-        probe=Probe(settings.probe_every, read) if readings else None,
-    )
+    with _fitting(settings):
+        history = train(
+            objective,
+            batches,
+            settings,
+            seed=seed,
+            checkpoints=scratch,
+            callbacks=(progress, track),
+            evaluate=evaluate,
+            probe=Probe(settings.probe_every, read) if readings else None,
+        )
     progress.close()
     if readings and readings.seconds:
         _tell_cost(title, readings.seconds, time.perf_counter() - began)
@@ -209,6 +217,23 @@ def _tell_cost(title: str, seconds: float, whole: float) -> None:
     share = seconds / whole
     advice = "; raise probe_every, or lower probe_rows" if share > MOST_FOR_READINGS else ""
     log.info("%s: k-NN and probe took %.1f s, %.1f %% of the time%s", title, seconds, 100 * share, advice)
+
+
+@contextlib.contextmanager
+def _fitting(settings: SelfSupervised) -> Iterator[None]:
+    """What is wrong with the size of a batch, as something that a person can mend."""
+    given = f"batch_size {settings.batch_size}, micro_batches {settings.micro_batches}"
+    try:
+        yield
+    except LoneSample as error:
+        raise InputError(f"{given}: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_exhausted(error):
+            raise
+        raise InputError(
+            f"{given}: a step does not fit into memory; checkpoints are kept. Raise `micro_batches`, lower "
+            "`batch_size`, set `gradient_checkpointing: true`, or give the objective fewer or smaller crops."
+        ) from error
 
 
 def _last(evaluations: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -206,6 +206,11 @@ def test_vocabulary_smaller_than_the_alphabet(project: Path, capsys: pytest.Capt
             "cannot load weights from 'nowhere'",
         ),
         ("hidden_size: 32", "hidden_size: 31", "not a multiple"),
+        (
+            "{architecture: bert, config: {hidden_size: 32}}",
+            "{architecture: vit}",
+            "vit cannot be built as AutoModelForMaskedLM, which the objective needs",
+        ),
     ],
 )
 def test_encoder_that_does_not_fit(

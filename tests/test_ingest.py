@@ -165,7 +165,7 @@ def test_a_corpus_without_sources_is_empty_and_one_whose_sources_are_is_an_error
     ingest("none", CorpusSettings(), tmp_path / "none")
     assert records(tmp_path / "none") == []
     assert manifest(tmp_path / "none")["counts"]["read"] == 0
-    with pytest.raises(InputError, match=r"corpus notes: no record is left of 2 .*'empty': 2"):
+    with pytest.raises(InputError, match=r"corpus notes: no record is left of 2 .*2 empty .*in.jsonl, row 1"):
         ingest("notes", corpus_of(tmp_path, [{"text": ""}, {"text": " "}]), tmp_path / "out")
 
 

@@ -147,7 +147,7 @@ def _where(x_BCHW: Tensor, chosen_B: Tensor, change: Callable[..., Tensor], *par
     if len(index_K) == 0:
         return x_BCHW
     if len(index_K) == len(x_BCHW):
-        return change(x_BCHW, *parameters)
+        return change(x_BCHW, *parameters).contiguous()  # greyscale answers one channel seen three times
     changed = change(
         x_BCHW.index_select(0, index_K), *(value.index_select(0, index_K) for value in parameters)
     )

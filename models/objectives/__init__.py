@@ -34,6 +34,10 @@ CATALOG = {
 Batch = Mapping[str, Tensor]
 
 
+class LoneSample(ValueError):
+    """What compares the samples of a batch with each other was given one."""
+
+
 @dataclass(frozen=True)
 class Step:
     """What one forward pass answers.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from tasks.corpora.reading import Tally, batches, records, repeated, share
 from tasks.corpora.shards import Shards
 from tasks.errors import InputError, unknown
 from tasks.modalities import Record, Records
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 WORDS = {
@@ -63,6 +66,8 @@ def labelled(
                 bar.update(len(batch))
     sizes = {split: shards[split].num_rows for split in SPLITS}
     _refuse_impossible(name, task, sizes, labels["train"], tally)
+    if tally.rejected:
+        log.info("ingest %s: left out of %d rows: %s", name, tally.read, tally.left_out())
     entry = {
         "kind": task.kind,
         "labels": sorted(set().union(*labels.values())),
@@ -161,7 +166,7 @@ def _refuse_impossible(
         if not size:
             raise InputError(
                 f"task {name}: no row is left for {split!r} of {tally.read} read (left out: "
-                f"{dict(tally.rejected) or 'none'}); correct its location, `format`, or `fractions`."
+                f"{tally.left_out()}); correct its location, `format`, or `fractions`."
             )
     if task.kind in ("classification", "token_classification") and len(labels) < 2:
         only = ", ".join(labels) or "none"

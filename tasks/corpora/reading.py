@@ -48,6 +48,20 @@ class Tally:
         if len(named) < NAMED:
             named.append(place)
 
+    def left_out(self) -> str:
+        """How many records were not kept and why, the first of them by name."""
+        doubles = {name: getattr(self, name) for name in ("exact_duplicates", "near_duplicates")}
+        parts = [
+            f"{count} {reason.replace('_', ' ')}{self._places(reason)}"
+            for reason, count in {**doubles, **self.rejected}.items()
+            if count
+        ]
+        return ", ".join(parts) or "none"
+
+    def _places(self, reason: str) -> str:
+        named = self.examples.get(reason, [])
+        return f" ({'; '.join(named)})" if named else ""
+
     def counts(self) -> dict[str, Any]:
         """As the manifest shows them."""
         by_name = {name: dict(sorted(getattr(self, name).items())) for name in _BY_NAME}

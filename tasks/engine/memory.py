@@ -1,13 +1,21 @@
-"""What the C library does with memory that tensors give back."""
+"""Memory on the CPU: what becomes of what tensors give back, and what happens when there is no more."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER = -1
 _LARGEST = 1 << 30
+_REFUSALS = ("can't allocate memory", "Cannot allocate memory", "bad_alloc", "could not create a memory")
 
 
 def keep_freed_memory() -> None:
@@ -23,3 +31,43 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
     libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+
+
+@contextlib.contextmanager
+def bounded(device: torch.device) -> Iterator[None]:
+    """Let a tensor that no longer fits fail with an error, on a CPU under Linux.
+
+    Linux promises more memory than there is, and ends the process without a word when the promise is
+    called in. Here it may take what is free when the block begins, memory-mapped files not counted.
+    """
+    if device.type != "cpu" or sys.platform != "linux":
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = _kilobytes("/proc/self/status", "VmData") + free_kilobytes()
+    resource.setrlimit(resource.RLIMIT_DATA, (_least(1024 * limit, soft, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether the error says that a tensor did not fit into memory, the CPU's or a GPU's."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(refusal in str(error) for refusal in _REFUSALS)
+
+
+def free_kilobytes() -> int:
+    """What the system can give without writing to swap."""
+    return _kilobytes("/proc/meminfo", "MemAvailable")
+
+
+def _kilobytes(path: str, name: str) -> int:
+    lines = Path(path).read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def _least(*limits: int) -> int:
+    return min(limit for limit in limits if limit != resource.RLIM_INFINITY)

@@ -156,11 +156,13 @@ class Tensors(Protocol):
     Attributes:
         UNIT: what throughput counts ("tokens", "images"); a slot of the manifest that does not count
             it holds one in each row.
-        READS: kind of batch that `vectors` takes, in the words of `batches`.
+        OFFERS: what objectives can ask of a sample, in the words of `Objective.reads`.
+        READS: kind of batch that `vectors` takes, in the same words.
     """
 
     PrepareSettings: type[Settings]
     UNIT: str
+    OFFERS: tuple[str, ...]
     READS: tuple[str, ...]
 
     def prepare(

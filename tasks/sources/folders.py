@@ -7,6 +7,7 @@ import functools
 import glob
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,9 +23,9 @@ def files(location: str) -> Iterator[File]:
         InputError: nothing is there.
     """
     for path, name in _paths(location):
-        stat = _stat(path)
+        found = _stat(path)
         yield File(
-            location=name, contents=functools.partial(opened, path), size=stat.st_size if stat else None
+            location=name, contents=functools.partial(opened, path), size=found.st_size if found else None
         )
 
 
@@ -35,14 +36,14 @@ def listing(location: str, *, full_hash: bool) -> dict[str, Any]:
     """
     entries: list[dict[str, Any]] = []
     for path, name in _paths(location):
-        stat = _stat(path)
-        entry: dict[str, Any] = {"location": name, "size": stat.st_size if stat else None}
-        if stat is None:
+        found = _stat(path)
+        entry: dict[str, Any] = {"location": name, "size": found.st_size if found else None}
+        if found is None:
             entry["link"] = "broken"
         elif full_hash and path.is_file():
             entry["sha256"] = sha256(path)
         else:
-            entry["modified"] = stat.st_mtime_ns
+            entry["modified"] = found.st_mtime_ns
         entries.append(entry)
     return {"files": entries}
 
@@ -57,14 +58,14 @@ def opened(path: Path) -> BinaryIO:
     """The stored bytes of a file.
 
     Raises:
-        BrokenLink: there is none behind the link.
+        BrokenLink: there is none behind the link, or it is a folder, a pipe or a device.
     """
-    try:
-        return path.open("rb")
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.EISDIR):
-            raise
-        raise BrokenLink(f"{path}: leads nowhere, or round in a circle; remove or mend the link.") from error
+    found = _stat(path)
+    if found is None or not stat.S_ISREG(found.st_mode):
+        raise BrokenLink(
+            f"{path}: leads nowhere, round in a circle, or to what is no file; remove it or mend the link."
+        )
+    return path.open("rb")
 
 
 def _paths(location: str) -> Iterator[tuple[Path, str]]:
@@ -108,9 +109,15 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
+def _refuse_locked(error: OSError) -> None:
+    """A folder that may not be listed is an error: leaving out all that lies below it would go unseen."""
+    if error.errno == errno.EACCES:
+        raise error
+
+
 def _walk(root: Path) -> Iterator[Path]:
     """Files below a folder, linked folders included; a link back to a folder above it is given as a file."""
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_locked, followlinks=True):
         above = {Path(folder).resolve(), *Path(folder).resolve().parents}
         circular = {name for name in subfolders if Path(folder, name).resolve() in above}
         subfolders[:] = sorted(

@@ -60,6 +60,14 @@ def test_every_preset_gives_values_between_0_and_1(name: str, channels: int) -> 
     assert torch.equal(pixels, before)
 
 
+def test_an_operation_may_follow_one_that_all_pictures_undergo() -> None:
+    augment = replace(STILL, greyscale=1.0, blur=0.5)
+    pixels, keys = pictures(9), torch.arange(9)
+    together = view(pixels, keys, augment, 20, stream=1)
+    alone = [view(pixels[row : row + 1], keys[row : row + 1], augment, 20, stream=1) for row in range(9)]
+    assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-6)
+
+
 def test_nothing_chosen_is_the_picture_itself() -> None:
     pixels = pictures(5)
     assert torch.allclose(view(pixels, torch.arange(5), STILL, 20, stream=1), pixels / 255, rtol=0, atol=1e-6)

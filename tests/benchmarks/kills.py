@@ -1,9 +1,11 @@
 """Kill -9 at random moments of every stage, start again, and compare with a project that was left in peace.
 
-    python -m tests.benchmarks.kills --kills 20
+    python -m tests.benchmarks.kills --kills 20                         # all stages of a text recipe
+    python -m tests.benchmarks.kills --kills 10 --objective moco dino   # pretraining on pictures, each method
 
-Passes where all outputs (weights, records, tables; not times and addresses) have the same bytes and
-MLflow holds every metric step once.
+Moments are drawn from when a stage has kept a checkpoint since it was started (or a tenth of its time,
+where it keeps none), so that they fall into the work and not into its imports. Passes where all outputs (weights, heads with queues, centres and teachers, losses, records, tables;
+not times and addresses) have the same bytes and MLflow holds every metric step once.
 """
 
 from __future__ import annotations
@@ -13,97 +15,104 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from tests.benchmarks.faults import SMALL
+from tests.benchmarks.kill_projects import Project, Stage, pictures, text
+
 ROOT = Path(__file__).parents[2]
-STAGES = [
-    ("ingest", "letters"), ("ingest", "notes"), ("ingest", "topics"), ("validate", "tiny"), ("prepare", "tiny"),
-    ("pretrain", "tiny"), ("adapt", "tiny"), ("finetune", "tiny"), ("report", "tiny"),
-]  # fmt: skip
-PARAMS = """
-seed: 0
-corpora:
-  none: {modality: text}
-  letters: {modality: text, from: letters.jsonl, heldout_fraction: 0.1}
-  notes: {modality: text, from: notes.jsonl, heldout_fraction: 0.1}
-  topics:
-    modality: text
-    tasks: {topic: {from: topics.jsonl}}
-encoders:
-  tiny:
-    architecture: bert
-    config: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64, hidden_dropout_prob: 0.1}
-recipes:
-  tiny:
-    modality: text
-    general: letters
-    domain: notes
-    tasks: topics
-    encoder: tiny
-    validate: {}
-    prepare: {tokenizer: {kind: wordpiece, vocabulary_size: 400}, sequence_length: 32, task_length: 32}
-    pretrain: {objective: {name: declutr}, steps: 200, batch_size: 16, checkpoint_every: 20, ema_decay: 0.9, evaluate_every: 50}
-    adapt: {steps: 150, batch_size: 16, checkpoint_every: 20, replay_fraction: 0.3, pull_to_initial: 0.01}
-    finetune: {label_budgets: [16, 32], num_seeds: 2, steps: 20, batch_size: 8}
-    report: {}
-"""
+CHECKPOINT = ".unmask/checkpoints/*/step-*.json"
 
 
-def lay_out(project: Path) -> None:
-    """A project of generated text: documents of one topic use its words more often."""
-    rng = random.Random(0)
-    words = ["".join(rng.choices("abcdefghijklmnoprstuvw", k=rng.randint(3, 9))) for _ in range(600)]
-    project.mkdir()
-    (project / "params.yaml").write_text(PARAMS)
-    for name, count, bias in (("letters", 900, 0), ("notes", 600, 300), ("topics", 300, 0)):
-        lines = []
-        for number in range(count):
-            topic = number % 3
-            favourite = words[bias + topic * 60 : bias + topic * 60 + 60]
-            text = " ".join(rng.choice(favourite if rng.random() < 0.5 else words) for _ in range(60))
-            lines.append(f'{{"text": "{text}", "label": "topic{topic}"}}')
-        (project / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+@dataclass(frozen=True)
+class Span:
+    """Seconds of a stage in peace, before its first checkpoint (or a tenth of all) and from there on."""
+
+    before: float
+    work: float
+    keeps_checkpoints: bool
 
 
-def start(project: Path, stage: str, name: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, stage: Stage) -> subprocess.Popen[bytes]:
     """The stage as DVC starts it, in that project."""
     env = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "UNMASK_SCRATCH": str(project / ".unmask"),
+        "UNMASK_SCRATCH": str(folder / ".unmask"),
         "UNMASK_PROCESSES": "1",
     }
-    log = (project / "log").open("ab")
-    command = [sys.executable, "-m", f"tasks.{stage}", *([name] if name else [])]
-    return subprocess.Popen(command, cwd=project, env=env, stdout=log, stderr=log)
+    log = (folder / "log").open("ab")
+    command = [sys.executable, "-m", f"tasks.{stage[0]}", *filter(None, stage[1:])]
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
 
 
-def finish(project: Path, stage: str, name: str) -> float:
-    """Run the stage to its end; answer the seconds it took."""
+def newest(folder: Path) -> int:
+    """Step of the newest checkpoint, -1 where there is none."""
+    return max((int(path.stem.removeprefix("step-")) for path in folder.glob(CHECKPOINT)), default=-1)
+
+
+def until_checkpoint(folder: Path, process: subprocess.Popen[bytes], known: int) -> bool:
+    """Wait until the process has kept another checkpoint than the one known (True), or is done."""
+    while process.poll() is None:
+        if newest(folder) != known:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def finish(folder: Path, stage: Stage) -> Span:
+    """Run the stage to its end."""
     began = time.perf_counter()
-    if code := start(project, stage, name).wait():
-        sys.exit(f"{stage}@{name} left with {code}; see {project / 'log'}")
-    return time.perf_counter() - began
+    process = start(folder, stage)
+    keeps_checkpoints = until_checkpoint(folder, process, newest(folder))
+    before = time.perf_counter() - began
+    if process.wait():
+        sys.exit(f"{'@'.join(stage)} left with {process.returncode}:\n{(folder / 'log').read_text()[-2000:]}")
+    seconds = time.perf_counter() - began
+    before = before if keeps_checkpoints else 0.1 * seconds
+    return Span(before, seconds - before, keeps_checkpoints)
 
 
-def digests(project: Path) -> dict[str, str]:
+def kill(folder: Path, stage: Stage, span: Span, wanted: int, rng: random.Random) -> None:
+    """Start the stage and kill it until so many kills met it alive."""
+    while wanted:
+        known = newest(folder)
+        process = start(folder, stage)
+        if span.keeps_checkpoints:
+            until_checkpoint(folder, process, known)
+        else:
+            time.sleep(span.before)
+        moment = rng.uniform(0, span.work)
+        time.sleep(moment)
+        process.kill()
+        if process.wait() != -signal.SIGKILL:
+            continue  # it was done before
+        wanted -= 1
+        kept = f" from step {known} on; newest checkpoint {newest(folder)}" if span.keeps_checkpoints else ""
+        print(f"{'@'.join(stage)} killed after {moment:.1f} of {span.work:.1f} s{kept}", flush=True)
+
+
+def digests(folder: Path) -> dict[str, str]:
     """Hash of every output that promises the same bytes; listings hold times, reports seconds."""
     return {
-        str(path.relative_to(project)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for folder in ("data", "runs")
-        for path in sorted((project / folder).rglob("*"))
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for part in ("data", "runs")
+        for path in sorted((folder / part).rglob("*"))
         if path.is_file() and ".record.json" not in path.name and not {"report", "listings"} & {*path.parts}
     }
 
 
-def steps_in_mlflow(project: Path) -> dict[str, dict[str, list[int]]]:
+def steps_in_mlflow(folder: Path) -> dict[str, dict[str, list[int]]]:
     """Steps of every metric of every finished run, in MLflow's order."""
-    finish(project, "tracking", "send")
+    finish(folder, ("tracking", "send"))
     script = (
         "import json, mlflow, sys; c = mlflow.MlflowClient(sys.argv[1]); found = {}\n"
         "for e in c.search_experiments():\n"
@@ -112,60 +121,71 @@ def steps_in_mlflow(project: Path) -> dict[str, dict[str, list[int]]]:
         "    found[r.info.run_name + ' ' + r.info.status] = {m: s for m, s in history.items() if 'system/' not in m}\n"
         "print(json.dumps(found))"
     )
-    uri = f"sqlite:///{project / '.unmask' / 'mlflow.db'}"
+    uri = f"sqlite:///{folder / '.unmask' / 'mlflow.db'}"
     command = [sys.executable, "-W", "ignore", "-c", script, uri]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=project).stdout
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout
     found: dict[str, dict[str, list[int]]] = json.loads(said.splitlines()[-1])
     return found
 
 
+def differing(expected: Mapping[str, str], measured: Mapping[str, str]) -> list[str]:
+    """Files that are missing on one side, or not the same."""
+    paths = sorted(expected.keys() | measured.keys())
+    return [path for path in paths if expected.get(path) != measured.get(path)]
+
+
+def lost_or_doubled(
+    peace: Mapping[str, Mapping[str, list[int]]], war: Mapping[str, Mapping[str, list[int]]]
+) -> list[str]:
+    """Metrics of the killed project whose steps repeat, or are not those of the other."""
+    return [
+        f"{run} {metric}"
+        for run, metrics in war.items()
+        for metric, found in metrics.items()
+        if sorted(found) != sorted(set(found)) or found != peace.get(run, {}).get(metric, found)
+    ]
+
+
+def compare(title: str, project: Project, kills: int, seed: int) -> bool:
+    """Run the project in peace and at war, print what differs; whether nothing does."""
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as root:
+        peace, war = Path(root) / "peace", Path(root) / "war"
+        peace.mkdir()
+        project.lay_out(peace)
+        for stage in project.before:
+            finish(peace, stage)
+        shutil.copytree(peace, war)
+        for number, stage in enumerate(project.killed):
+            span = finish(peace, stage)
+            kill(war, stage, span, (kills + number) // len(project.killed), rng)
+            finish(war, stage)
+        expected = digests(peace)
+        off = differing(expected, digests(war))
+        steps = steps_in_mlflow(war)
+        doubled = lost_or_doubled(steps_in_mlflow(peace), steps)
+    print(
+        f"{title}: {kills} kills; {len(expected)} files compared, differing: {off or 'none'}; "
+        f"{sum(map(len, steps.values()))} metrics in MLflow, lost or doubled: {doubled or 'none'}",
+        flush=True,
+    )
+    return not off and not doubled
+
+
 def main() -> None:
-    """Run both projects and compare."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    rng = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        peace, war = Path(folder) / "peace", Path(folder) / "war"
-        seconds = {}
-        for project in (peace, war):
-            lay_out(project)
-            finish(project, "listing", "")
-        for stage, name in STAGES:
-            seconds[stage, name] = finish(peace, stage, name)
-        num_killed = 0
-        for number, (stage, name) in enumerate(STAGES):
-            wanted = (arguments.kills + number) // len(STAGES)
-            while wanted:
-                process = start(war, stage, name)
-                moment = rng.uniform(0.1, 0.9) * seconds[stage, name]
-                time.sleep(moment)
-                process.kill()
-                if process.wait() == -signal.SIGKILL:  # else it was done before
-                    wanted -= 1
-                    num_killed += 1
-                    print(
-                        f"{stage}@{name} killed after {moment:.1f} of {seconds[stage, name]:.1f} s",
-                        flush=True,
-                    )
-            finish(war, stage, name)
-        expected, measured = digests(peace), digests(war)
-        differing = sorted(
-            path for path in expected.keys() | measured.keys() if expected.get(path) != measured.get(path)
-        )
-        steps, steps_killed = steps_in_mlflow(peace), steps_in_mlflow(war)
-        doubled = [
-            f"{run} {metric}"
-            for run, metrics in steps_killed.items()
-            for metric, found in metrics.items()
-            if sorted(found) != sorted(set(found)) or found != steps.get(run, {}).get(metric, found)
-        ]
-        print(f"{num_killed} kills; {len(expected)} files compared; differing: {differing or 'none'}")
-        print(
-            f"{sum(map(len, steps_killed.values()))} metrics in MLflow; lost or doubled: {doubled or 'none'}"
-        )
-        sys.exit(bool(differing or doubled))
+    """Run every project twice and compare."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20, help="in each project")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument(
+        "--objective", nargs="+", choices=SMALL, help="those of pictures; without it the text recipe"
+    )
+    given = parser.parse_args()
+    projects = {name: pictures(name) for name in given.objective or ()} or {"text": text()}
+    passed = [compare(name, project, given.kills, given.seed) for name, project in projects.items()]
+    sys.exit(not all(passed))
 
 
 if __name__ == "__main__":

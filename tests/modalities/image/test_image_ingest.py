@@ -312,12 +312,12 @@ def no_classes(root: Path) -> tuple[CorpusSettings, str]:
 
 def only_text(root: Path) -> tuple[CorpusSettings, str]:
     (root / "a.jpg").write_text("words")
-    return corpus(str(root / "a.jpg")), "no record is left of 1 .*'not_a_picture': 1"
+    return corpus(str(root / "a.jpg")), "no record is left of 1 .*1 not a picture .*a.jpg, row 1"
 
 
 def only_single_pixels(root: Path) -> tuple[CorpusSettings, str]:
     (root / "a.png").write_bytes(png(0, side=1))
-    return corpus(str(root / "a.png")), "'too_small': 1"
+    return corpus(str(root / "a.png")), "1 too small"
 
 
 def truncated_and_strict(root: Path) -> tuple[CorpusSettings, str]:
@@ -340,7 +340,7 @@ def missing_path(root: Path) -> tuple[CorpusSettings, str]:
 
 def empty_path(root: Path) -> tuple[CorpusSettings, str]:
     (root / "table.csv").write_text("path,label\n,cat\n")
-    return corpus(str(root / "table.csv")), "table.csv, row 2: has no path and no bytes"
+    return corpus(str(root / "table.csv")), "table.csv, row 2: holds '', neither a path nor bytes"
 
 
 def missing_member(root: Path) -> tuple[CorpusSettings, str]:

@@ -124,7 +124,7 @@ def picture_field(fields: Mapping[str, Any], columns: Columns, where: str) -> st
     found = next((name for name in wanted if name in fields), None)
     if found is None:
         raise InputError(
-            f"{where}: has no field {' or '.join(wanted[:3])!r} with a picture; its fields: "
+            f"{where}: has no field {' or '.join(map(repr, wanted[:3]))} with a picture; its fields: "
             f"{', '.join(fields)}. Name it in `columns.image`."
         )
     return found
@@ -143,7 +143,7 @@ def _resolved(value: Any, file: File, number: int, corpus: CorpusSettings) -> tu
         return (None, "too_many_bytes") if len(content) > corpus.max_bytes else (bytes(content), None)
     where, path = f"{file.location}, row {number}", _path(value)
     if not path:
-        return _missing(where, "has no path and no bytes of a picture", corpus)
+        return _missing(where, f"holds {content!r}, neither a path nor bytes of a picture", corpus)
     try:
         return _content(_beside(file, path, corpus), corpus)
     except (InputError, FileNotFoundError):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNIT = "images"
-READS = ("images",)
+OFFERS = READS = ("images",)
 KINDS = ("classification", "segmentation")
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNIT = "tokens"
+OFFERS = ("rows", "spans")
 READS = ("rows",)
 
 
@@ -174,7 +175,7 @@ def batches(
     if "rows" in reads:
         return PackedRows(stream, seed, is_joined=settings.cross_document_attention)
     if "spans" not in reads:
-        raise KeyError(unknown("kind of batch", ", ".join(reads), ("rows", "spans")))
+        raise KeyError(unknown("kind of batch", ", ".join(reads), OFFERS))
     from tasks.modalities.text.tensors.tokenizers import frame
 
     tokenizer = _load(prepared)

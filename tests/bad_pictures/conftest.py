@@ -1,0 +1,38 @@
+"""A project whose stages are done, for tests to spoil."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks import layout, stage
+from tasks import params as configuration
+from tests.bad_pictures.photos import STAGES, write
+from tests.modalities.image.test_image_ingest import folder_of_classes
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose stages up to `pretrain` are done."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("UNMASK_SCRATCH", str(folder / ".unmask"))
+        folder_of_classes(folder / "photos", count=20)
+        write()
+        layout.listing("photos").parent.mkdir(parents=True)
+        layout.listing("photos").write_text("{}")
+        config = configuration.load()
+        for name, module in STAGES.items():
+            stage.execute(name, "photos" if name == "ingest" else "mine", module.run, module.inputs, config)
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = shutil.copytree(finished, tmp_path / "project")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("UNMASK_SCRATCH", str(folder / ".unmask"))
+    return folder
