@@ -53,9 +53,8 @@ def build(
     wanted = {**config, **(data or {})}
     torch.manual_seed(seed)
     if source is None:
-        settings = architecture_config(str(architecture), wanted)
-        _check_has_heads(factory, settings)
-        model: PreTrainedModel = factory.from_config(settings)
+        _check_has_heads(factory, architecture_config(str(architecture), {}))
+        model: PreTrainedModel = factory.from_config(architecture_config(str(architecture), wanted))
     else:
         model = _released(factory, source, _released_config(source, config))
     if "image_size" in wanted:
@@ -109,7 +108,7 @@ def _released_config(source: str, changes: Mapping[str, Any]) -> Any:
         given = getattr(config, field)
         given = list(given) if isinstance(given, tuple) else given
         if "drop" in field:
-            with _checked_values():
+            with _checked_values(config.model_type):
                 setattr(config, field, value)
         elif field not in picture_weights.FITTED and value != given:
             raise UnknownEncoder(
@@ -121,12 +120,13 @@ def _released_config(source: str, changes: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def _checked_values() -> Iterator[None]:
+def _checked_values(name: str) -> Iterator[None]:
     """Values that a config refuses, which transformers tells of in several lines, in one sentence."""
     try:
         yield
     except Exception as error:  # of whatever library checks them
-        raise UnknownEncoder(" ".join(str(error).split())) from None
+        said = "; ".join(line.strip() for line in str(error).splitlines())
+        raise UnknownEncoder(f"{name} takes no such config: {said}") from None
 
 
 @contextlib.contextmanager
@@ -212,7 +212,7 @@ def architecture_config(architecture: str, settings: Mapping[str, Any]) -> Any:
         raise UnknownEncoder(
             f"unknown architecture {architecture!r}; transformers knows {known} and more"
         ) from None
-    with _checked_values():
+    with _checked_values(architecture):
         made = AutoConfig.for_model(architecture, **_known_fields(config, settings))
     if "image_size" in settings and hasattr(made, "patch_size"):
         picture_weights.check_size(made.image_size, made.patch_size)
