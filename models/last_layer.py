@@ -1,8 +1,8 @@
 """The last layer of an encoder at the positions that are read, and at no others.
 
 Keys and values are needed everywhere; queries, the output projection and the feed-forward network
-only where somebody reads the result: at hidden tokens (masked language modelling) or at the first
-token (classification). Values and gradients stay the same.
+only where somebody reads the result: at hidden tokens (masked language modelling), at hidden patches
+(masked pictures) or at the first token (classification, DINO). Values and gradients stay the same.
 
 Legend: B rows, L tokens per row, K positions read per row, D width, H heads, W width per head.
 """
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.vit.modeling_vit import ViTLayer, eager_attention_forward
 
 ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 
@@ -41,6 +43,32 @@ def is_installed(encoder: PreTrainedModel) -> bool:
         return False
     base: Any = encoder.base_model
     return hasattr(base.encoder.layer[-1], "reads_first_only")
+
+
+def at(layer: Any, hidden_BLD: Tensor, read: slice) -> Tensor:
+    """A layer of a vision transformer at the positions that are read, [B, K, D].
+
+    Layers of another build than ViT's run whole.
+    """
+    if not isinstance(layer, ViTLayer):
+        everywhere: Tensor = layer(hidden_BLD, None)
+        return everywhere[:, read]
+    attention: Any = layer.attention
+    normed_BLD = layer.layernorm_before(hidden_BLD)
+    normed_BKD = normed_BLD[:, read]
+    query_BHKW, key_BHLW, value_BHLW = (
+        part.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+        for part in (attention.q_proj(normed_BKD), attention.k_proj(normed_BLD), attention.v_proj(normed_BLD))
+    )
+    implementation = attention.config._attn_implementation
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+    dropout = attention.attention_dropout if layer.training else 0.0
+    seen_BKHW, _ = attend(
+        attention, query_BHKW, key_BHLW, value_BHLW, None, dropout=dropout, scaling=attention.scaling
+    )
+    read_BKD = hidden_BLD[:, read] + layer.dropout(attention.o_proj(seen_BKHW.flatten(2)))
+    out_BKD: Tensor = read_BKD + layer.dropout(layer.mlp(layer.layernorm_after(read_BKD)))
+    return out_BKD
 
 
 def _forward(

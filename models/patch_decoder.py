@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig
 from transformers.models.vit.modeling_vit import ViTLayer, ViTPreTrainedModel
 
+from models import last_layer
 from models.pictures import take
 
 
@@ -73,9 +74,11 @@ class PatchDecoder(ViTPreTrainedModel):
         given_BKD = tokens_BLD[:, num_first:] + take(positions_BPD, given_BK)
         asked_BMD = self.mask_token + take(positions_BPD, asked_BM)
         hidden_BLD = torch.cat([tokens_BLD[:, :num_first], given_BKD, asked_BMD], dim=1)
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             hidden_BLD = layer(hidden_BLD, None)
-        predicted_BMO: Tensor = self.predict(self.norm(hidden_BLD[:, -asked_BM.shape[1] :]))
+        hidden_BMD = last_layer.at(last, hidden_BLD, slice(-asked_BM.shape[1], None))
+        predicted_BMO: Tensor = self.predict(self.norm(hidden_BMD))
         return predicted_BMO
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from models import last_layer
 from models.encoders import UnknownEncoder
 from models.picture_weights import PATCH_TRANSFORMERS, check_size
 
@@ -36,6 +37,9 @@ def features(encoder: PreTrainedModel, pixel_values: Tensor, pooling: Pooling = 
     """
     if not is_patch_based(encoder):
         return cast("Tensor", _map(encoder, pixel_values).pooler_output.flatten(1))
+    is_known = encoder.config.model_type in PATCH_TRANSFORMERS
+    if pooling == "class" and is_known and hasattr(encoder.embeddings, "cls_token"):
+        return encode_visible(encoder, pixel_values, None, first_only=True)[:, 0]
     tokens_BLD, num_first = _tokens(encoder, pixel_values)
     if pooling == "mean":
         return tokens_BLD[:, num_first:].mean(1)
@@ -64,13 +68,20 @@ def patches(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     return tokens_BLD[:, num_first:]
 
 
-def encode_visible(encoder: PreTrainedModel, pixel_values: Tensor, visible_BK: Tensor | None) -> Tensor:
+def encode_visible(
+    encoder: PreTrainedModel,
+    pixel_values: Tensor,
+    visible_BK: Tensor | None,
+    *,
+    first_only: bool = False,
+) -> Tensor:
     """Tokens of the visible patches behind those before them, [B, F+K, D]; nothing else is computed.
 
     Args:
         encoder: a vision transformer of a layout that is known here.
         pixel_values: [B, C, H, W], normalised.
         visible_BK: int64 indices of the patches, row by row; None shows all.
+        first_only: answer with the first token alone, [B, 1, D].
 
     Raises:
         UnknownEncoder: the architecture cannot leave patches out.
@@ -93,8 +104,10 @@ def encode_visible(encoder: PreTrainedModel, pixel_values: Tensor, visible_BK: T
     embedded_BKD = nn.functional.linear(patches_BPQ, weight_DQ, projection.bias) + positions_BPD
     tokens_BLD = torch.cat([first_1FD.expand(len(embedded_BKD), -1, -1), embedded_BKD], dim=1)
     tokens_BLD = embeddings.dropout(tokens_BLD)
-    for layer in model.layers if hasattr(model, "layers") else model.encoder.layer:
+    *layers, last = model.layers if hasattr(model, "layers") else model.encoder.layer
+    for layer in layers:
         tokens_BLD = layer(tokens_BLD, None)
+    tokens_BLD = last_layer.at(last, tokens_BLD, slice(1)) if first_only else last(tokens_BLD, None)
     return cast("Tensor", model.layernorm(tokens_BLD))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import encoders
-from models.attention import choose
+from models.attention import PRODUCTS, choose
 from models.pictures import (
     encode_visible,
     features,
@@ -113,6 +113,34 @@ def test_hidden_patches_change_nothing_and_cost_nothing(name: str) -> None:
     untouched = encode_visible(model, unpatchify(other, 4), visible[:, :1])
     torch.testing.assert_close(untouched, encode_visible(model, pictures(), visible[:, :1]))
     assert tokens.shape == (3, NUM_FIRST.get(name, 1) + 3, 16)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", PRODUCTS])
+def test_the_class_token_alone_has_its_values_and_gradients_for_less_work(attention: str) -> None:
+    model: Any = encoder("vit")
+    model.set_attn_implementation(attention)
+    lengths = []
+    for layer in model.layers:
+        layer.mlp.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    alone = features(model, pictures(), "class")
+    assert lengths == [17, 1]
+    whole = original(model, pictures())[:, 0]
+    torch.testing.assert_close(alone, whole, rtol=1e-5, atol=1e-5)
+    weights = list(model.parameters())
+    for mine, expected in zip(
+        torch.autograd.grad(alone.square().sum(), weights),
+        torch.autograd.grad(whole.square().sum(), weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dropout", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_the_class_token_alone_is_dropped_out_in_training_only(dropout: str) -> None:
+    model: Any = encoder("vit", **{dropout: 0.5})
+    assert torch.equal(features(model, pictures(), "class"), features(model, pictures(), "class"))
+    model.layers[1].train()
+    assert not torch.equal(features(model, pictures(), "class"), features(model, pictures(), "class"))
 
 
 def test_visible_tokens_are_those_of_a_mask_in_attention() -> None:

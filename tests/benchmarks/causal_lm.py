@@ -20,10 +20,9 @@ from torch.nn import functional
 from transformers import default_data_collator
 
 from models.objectives.causal_lm import CausalLM
-from tests.benchmarks.baton import Turn, race
+from tests.benchmarks.baton import ENDLESS, Turn, race
 from tests.benchmarks.language import (
     BATCH,
-    ENDLESS,
     HEADS,
     LAYERS,
     LENGTH,

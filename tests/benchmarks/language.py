@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from models import encoders
 from models.attention import choose
@@ -18,18 +16,16 @@ from models.vocabulary import Vocabulary
 from tasks.engine.events import Event
 from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
-from tests.benchmarks.baton import Turn
+from tests.benchmarks import huggingface
+from tests.benchmarks.baton import ENDLESS, Loop, Turn
 
 VOCABULARY_SIZE, LENGTH, BATCH, NUM_ROWS = 8192, 128, 32, 4096
 LAYERS, HEADS, WIDTH = 4, 4, 256
 NUM_SPECIAL = 5
 MASK_ID = 4
-ENDLESS = 100_000
 ROWS = torch.randint(
     NUM_SPECIAL, VOCABULARY_SIZE, (NUM_ROWS, LENGTH), generator=torch.Generator().manual_seed(0)
 )
-
-Loop = Callable[[Turn], None]
 
 
 def build(auto: str, architecture: str, config: dict[str, Any]) -> Any:
@@ -86,20 +82,5 @@ def trainer(
     model: Callable[[], Any], collator: Callable[[], Any], *, has_labels: bool, bf16: bool, compile: bool
 ) -> Loop:
     """The Trainer with its defaults but for the two switches."""
-
-    def loop(turn: Turn) -> None:
-        class Count(TrainerCallback):
-            def on_step_end(self, *arguments: Any, **more: Any) -> None:
-                turn.step()
-
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = TrainingArguments(
-                folder, per_device_train_batch_size=BATCH, max_steps=ENDLESS, report_to=[], save_strategy="no",
-                logging_strategy="no", disable_tqdm=True, bf16=bf16, torch_compile=compile, use_cpu=True,
-            )  # fmt: skip
-            examples = Examples(has_labels=has_labels)
-            Trainer(
-                model(), arguments, train_dataset=examples, callbacks=[Count()], data_collator=collator()
-            ).train()
-
-    return loop
+    examples = Examples(has_labels=has_labels)
+    return huggingface.trainer(model, examples, collator, batch_size=BATCH, bf16=bf16, compile=compile)
