@@ -91,7 +91,6 @@ def contestants(folder: Path) -> dict[str, Loop]:
     peer = partial(plain, Lightly, folder, CROPS)
     return {
         "ours": ours(DINO, SETTINGS, folder),
-        "ours, compiled": ours(DINO, SETTINGS, folder, compile=True),
         "lightly as shipped (float32)": peer(at_best=False),
         "lightly, bfloat16 + compile + decoded": peer(at_best=True),
     }
