@@ -62,6 +62,18 @@ def summary(
     return rows
 
 
+def test_more_steps_for_training_from_scratch_are_told() -> None:
+    lines = [
+        row("scratch", "finetune", "260", 0.775, 0.02, steps=1485),
+        row("pretrained", "finetune", "260", 0.794, 0.02, steps=300),
+    ]
+    told = "Training from scratch had 1,485 steps with 260 labels where pretrained weights had 300"
+    assert told in " ".join(report.verdict(lines))
+    lines[0]["steps"] = 300
+    assert "1,485" not in " ".join(report.verdict(lines))
+    assert "Training from scratch had" not in " ".join(report.verdict(lines))
+
+
 def config() -> Config:
     recipe = Recipe(
         modality="text",

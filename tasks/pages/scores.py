@@ -18,7 +18,7 @@ TRAINED_ARMS = ("scratch", "pretrained", "adapted")
 METHODS = ("finetune", "probe", "floor")
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_character", "word_error_rate", "error"})
 ARM_NAMES = {"majority": "majority class", "tfidf": "tf-idf"}
-METHOD_NAMES = {"finetune": "fine-tuned", "probe": "linear probe", "floor": "floor"}
+METHOD_NAMES = {"finetune": "fine-tuned", "probe": "linear probe", "knn": "k-NN", "floor": "floor"}
 METRIC_NAMES = {
     "macro_f1": "macro-F1", "f1_macro": "macro-F1", "micro_f1": "micro-F1", "f1": "F1",
     "entity_f1": "entity F1", "exact_match": "exact match",
@@ -39,6 +39,7 @@ class Score:
     low: float
     high: float
     seeds: int
+    steps: int = 0
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Score:
@@ -57,6 +58,7 @@ class Score:
             low=low if bounded else mean,
             high=high if bounded else mean,
             seeds=int(row.get("seeds") or 1) if bounded else 1,
+            steps=int(row.get("steps") or 0),
         )
 
     @property

@@ -104,9 +104,20 @@ def _floor_clauses(task: TaskScores, arm: str) -> list[str]:
     return [f"{names} {_join(verbs)}" for names, verbs in by_floor.items()]
 
 
+def _compute(task: TaskScores) -> list[str]:
+    """What training from scratch was given where that was more than the other arms had."""
+    first, last = (_cell(task, arm, task.budgets[-1]) for arm in (task.arms[0], task.arms[-1]))
+    if first is None or last is None or first.steps <= last.steps:
+        return []
+    return [
+        f"Training from scratch had {first.steps:,} steps with {budget_name(first.budget)} where "
+        f"{arm_name(last.arm)} weights had {last.steps:,}, for the compute that pretraining had cost."
+    ]
+
+
 def _details(task: TaskScores) -> list[str]:
     """What each of the steps alone did, and whether the probe tells the same story."""
-    found = []
+    found = _compute(task) if task.arms else []
     if task.arms[:3] == ["scratch", "pretrained", "adapted"]:
         for budget in dict.fromkeys((task.budgets[0], task.budgets[-1])):
             steps = [_step(task, task.method, arm, base, budget) for arm, base in _STEPS]
