@@ -57,6 +57,7 @@ def run(context: stage.Context) -> stage.Outcome:
     name, recipe, seed = context.name, context.recipe, context.config.seed
     settings, prepared = recipe.adapt, layout.prepared(context.name)
     pretrained = layout.run(name, "pretrain")
+    weights = str(pretrained / "model")
     objective = training.build_objective(name, context.config, pretrained)
     evaluate = training.held_out(context, objective.reads, settings.evaluate_samples)
     trained = training.Trained()
@@ -68,7 +69,7 @@ def run(context: stage.Context) -> stage.Outcome:
         apart = distance.measure(context, objective)
         trained = training.run(
             f"adapt@{name}", objective, _batches(prepared, recipe, objective.reads, seed), settings, evaluate,
-            training.readings(context, settings),
+            training.readings(context, settings, weights),
             seed=mix(seed, 2), scratch=context.scratch, journal=context.journal,
         )  # fmt: skip
         evaluations = trained.history.evaluations
@@ -76,7 +77,6 @@ def run(context: stage.Context) -> stage.Outcome:
         gap = _gap(name, before, dict(evaluations[-1]), settings)
         gap["features"] = distance.before_and_after(apart, distance.measure(context, objective))
     with stage.published(layout.run(name, "adapt")) as folder:
-        weights = str(pretrained / "model")
         training.leave(folder, objective, trained, prepared, recipe.modality, weights)
         (folder / "gap.json").write_text(json.dumps(gap, indent=1, sort_keys=True) + "\n")
     metrics = dict(trained.outcome.metrics)

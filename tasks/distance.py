@@ -57,6 +57,7 @@ def measure(context: Context, objective: Objective) -> dict[str, float]:
 def _features(context: Context, objective: Objective, slot: str) -> Features:
     """[N, D]: the first held-out samples of a corpus, in an order that the seed decides."""
     recipe, prepared = context.recipe, layout.prepared(context.name)
+    weights = str(layout.run(context.name, "pretrain") / "model")
     tensors = modalities.tensors(recipe.modality)
     batches = tensors.batches(prepared, slot, "heldout", recipe, tensors.READS, context.config.seed)
     count = min(recipe.adapt.evaluate_samples, batches.num_samples)
@@ -66,7 +67,9 @@ def _features(context: Context, objective: Objective, slot: str) -> Features:
     with torch.no_grad(), autocast(recipe.adapt.precision, device):
         for start in range(0, count, BATCH):
             batch = batches.batch(range(start, min(start + BATCH, count)))
-            vectors_BD = tensors.vectors(encoder, {k: v.to(device) for k, v in batch.items()}, prepared)
+            vectors_BD = tensors.vectors(
+                encoder, {k: v.to(device) for k, v in batch.items()}, prepared, weights
+            )
             parts.append(vectors_BD.double().cpu())
     found: Features = torch.cat(parts).numpy()
     return found

@@ -23,7 +23,8 @@ def run(context: stage.Context) -> stage.Outcome:
             prepared, "general", "train", recipe, objective.reads, seed
         )
         trained = training.run(
-            f"pretrain@{name}", objective, batches, settings, evaluate, training.readings(context, settings),
+            f"pretrain@{name}", objective, batches, settings, evaluate,
+            training.readings(context, settings, source),
             seed=seed, scratch=context.scratch, journal=context.journal,
         )  # fmt: skip
     with stage.published(layout.run(name, "pretrain")) as folder:

@@ -120,13 +120,13 @@ def held_out(context: Context, reads: tuple[str, ...], num_samples: int) -> Held
     return HeldOut(slots, num_samples, context.journal)
 
 
-def readings(context: Context, settings: SelfSupervised) -> Readings | None:
+def readings(context: Context, settings: SelfSupervised, weights: str | None) -> Readings | None:
     """What labels say of the encoder while it trains, where the settings ask for it."""
     if not settings.probe_every or not settings.steps:
         return None
     from tasks.downstream import readings
 
-    return readings.of(context.name, context.config, settings, context.journal)
+    return readings.of(context.name, context.config, settings, context.journal, weights)
 
 
 def files_of_readings(name: str, config: Config, settings: SelfSupervised) -> list[Path]:

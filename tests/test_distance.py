@@ -83,12 +83,25 @@ def test_the_vector_of_a_packed_row_is_the_mean_of_its_tokens(tmp_path: Path) ->
 
 
 def test_the_vector_of_a_picture_is_that_of_its_plain_view(tmp_path: Path) -> None:
-    manifest = {"image_size": 16, "channels": 3, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
+    manifest = {
+        "image_size": 16,
+        "channels": 3,
+        "normalise": "auto",
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.2, 0.3, 0.4],
+    }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     encoder, pixels_BCSS = tiny_model("AutoModel", architecture="vit").eval(), striped(3, 0).inputs["pixels"]
     plain = Images(16, 3, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)).plain(pixels_BCSS)
     vectors_BD = modalities.tensors("image").vectors(encoder, {"pixels": pixels_BCSS}, tmp_path)
     torch.testing.assert_close(vectors_BD, features(encoder, plain, "mean"))
+    processor = {"image_mean": [0.1, 0.1, 0.1], "image_std": [0.5, 0.5, 0.5]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    vectors_BD = modalities.tensors("image").vectors(
+        encoder, {"pixels": pixels_BCSS}, tmp_path, str(tmp_path)
+    )
+    as_released = Images(16, 3, (0.1, 0.1, 0.1), (0.5, 0.5, 0.5)).plain(pixels_BCSS)
+    torch.testing.assert_close(vectors_BD, features(encoder, as_released, "mean"))
 
 
 def adapted(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:

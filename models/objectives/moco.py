@@ -7,18 +7,15 @@ algorithm 1, https://arxiv.org/abs/2104.02057.
 
 Differs from the papers: v2's keys are not shuffled between devices. Batch normalisation would let a
 query know its key by the company that it was normalised in; here the key encoder normalises with
-averages over earlier batches (see `models.teacher`), which leaves nothing to know. Until v2's queue
-is full, only keys that were put there count: to tell a key from the random ones that a queue begins
-with takes no look at the picture, and a short run never recovers from it. v3's patch projection is
-trained. Keys and batch statistics are those of all ranks, so that several processes give one
-process's loss on the joined batch.
+averages over earlier batches (see `models.teacher`), which leaves nothing to know. v3's patch
+projection is trained. Keys and batch statistics are those of all ranks, so that several processes
+give one process's loss on the joined batch.
 
 Legend: B pictures, C channels, H rows, W columns, D width, E projected width, Q keys in the queue.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -123,9 +120,7 @@ class MoCo(Objective):
     def against_queue(self, query_BE: Tensor, key_BE: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of telling each query's key from the queue."""
         own_B1 = (query_BE * key_BE).sum(1, keepdim=True)
-        is_empty_Q = torch.arange(len(self.queue_QE), device=query_BE.device) >= self.num_queued
-        other_BQ = (query_BE @ self.queue_QE.T).masked_fill(is_empty_Q, -math.inf)
-        cosines = torch.cat([own_B1, other_BQ], dim=1)
+        cosines = torch.cat([own_B1, query_BE @ self.queue_QE.T], dim=1)
         return self.info_nce(cosines, torch.zeros(len(query_BE), dtype=torch.int64, device=query_BE.device))
 
     def against_batch(self, query_BE: Tensor, key_BE: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,8 +92,17 @@ class Readings:
             return {f"knn.{task}": accuracy(vote), f"probe.{task}": accuracy(probe)}
 
 
-def of(name: str, config: Config, settings: SelfSupervised, journal: Run) -> Readings:
+def of(
+    name: str, config: Config, settings: SelfSupervised, journal: Run, weights: str | None = None
+) -> Readings:
     """Readings on the labelled sets of a recipe.
+
+    Args:
+        name: of the recipe.
+        config: all of params.yaml.
+        settings: of the stage.
+        journal: where they are tracked.
+        weights: what the stage starts from, folder or name on the hub; None from scratch.
 
     Raises:
         InputError: nothing can be learnt from a set; says which rows or labels, and what to do.
@@ -111,7 +120,7 @@ def of(name: str, config: Config, settings: SelfSupervised, journal: Run) -> Rea
         )
         for task in tasks(name, config)
     }
-    reader = modalities.tensors(recipe.modality).reader(layout.prepared(name), recipe)
+    reader = modalities.tensors(recipe.modality).reader(layout.prepared(name), recipe, weights)
     return Readings(sets, reader, precision=settings.precision, journal=journal)
 
 

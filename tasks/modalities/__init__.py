@@ -200,7 +200,13 @@ class Tensors(Protocol):
     ) -> Batches:
         """Samples of one slot (`general`, `domain`, `tasks`) and split (`train`, `heldout`)."""
 
-    def vectors(self, encoder: PreTrainedModel, batch: Mapping[str, Tensor], prepared: Path) -> Tensor:
+    def vectors(
+        self,
+        encoder: PreTrainedModel,
+        batch: Mapping[str, Tensor],
+        prepared: Path,
+        weights: str | None = None,
+    ) -> Tensor:
         """What the encoder makes of each sample of a batch, [B, D]; nothing is left to chance."""
 
     def inputs(self, records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict[str, Tensor]:

@@ -127,11 +127,13 @@ def batches(
     return StoredPictures(pictures, seed)
 
 
-def vectors(encoder: PreTrainedModel, batch: Mapping[str, Tensor], prepared: Path) -> Tensor:
+def vectors(
+    encoder: PreTrainedModel, batch: Mapping[str, Tensor], prepared: Path, weights: str | None = None
+) -> Tensor:
     """What stands for each picture as evaluation sees it, [B, D]."""
     from models.pictures import features
 
-    return features(encoder, constants(prepared)["images"].plain(batch["pixels"]))
+    return features(encoder, constants(prepared, weights)["images"].plain(batch["pixels"]))
 
 
 def inputs(records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict[str, Tensor]:

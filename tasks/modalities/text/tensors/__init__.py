@@ -191,7 +191,9 @@ def batches(
     return spans
 
 
-def vectors(encoder: PreTrainedModel, batch: Mapping[str, Tensor], prepared: Path) -> Tensor:
+def vectors(
+    encoder: PreTrainedModel, batch: Mapping[str, Tensor], prepared: Path, weights: str | None = None
+) -> Tensor:
     """The mean over the tokens of each packed row, [B, D]."""
     from models.encoders import encode_packed
     from models.heads import is_causal
