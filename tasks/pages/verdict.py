@@ -111,7 +111,7 @@ def _compute(task: TaskScores) -> list[str]:
         return []
     return [
         f"Training from scratch had {first.steps:,} steps with {budget_name(first.budget)} where "
-        f"{arm_name(last.arm)} weights had {last.steps:,}, for the compute that pretraining had cost."
+        f"{arm_name(last.arm)} weights had {last.steps:,} (finetune.scratch_compute)."
     ]
 
 
