@@ -63,6 +63,13 @@ class Images:
         size = size or self.size
         return self.normalise(views.view(batch["pixels"], batch["key"], augment, size, stream=stream))
 
+    def two_views(self, batch: Mapping[str, Tensor], first: Augment, second: Augment) -> dict[str, Tensor]:
+        """What methods compare that look at each picture twice, by name; `batch` as for `view`."""
+        return {
+            "first view": self.view(batch, first, stream=1),
+            "second view": self.view(batch, second, stream=2),
+        }
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def plain(self, pixels_BCHW: Tensor) -> Tensor:
         """The pictures without any chance, as evaluation reads them: [B, C, size, size], normalised.

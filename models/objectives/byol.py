@@ -89,10 +89,7 @@ class BYOL(Objective):
 
     def views(self, batch: Batch) -> dict[str, Tensor]:
         """One by each set of rules."""
-        return {
-            "first view": self.images.view(batch, self.settings.augment_1, stream=1),
-            "second view": self.images.view(batch, self.settings.augment_2, stream=2),
-        }
+        return self.images.two_views(batch, self.settings.augment_1, self.settings.augment_2)
 
     def momentum(self, progress: float) -> float:
         """How much of itself the teacher keeps."""

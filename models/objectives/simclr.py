@@ -72,11 +72,7 @@ class SimCLR(Objective):
 
     def views(self, batch: Batch) -> dict[str, Tensor]:
         """Two by the same rules."""
-        augment = self.settings.augment
-        return {
-            "first view": self.images.view(batch, augment, stream=1),
-            "second view": self.images.view(batch, augment, stream=2),
-        }
+        return self.images.two_views(batch, self.settings.augment, self.settings.augment)
 
     def health(self) -> Health:
         """Spread of features and projections of the last batch."""
