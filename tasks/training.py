@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import encoders, objectives
+from models import encoders, objectives, tokens
 from models.attention import choose
 from models.objectives import LoneSample, Objective
 from tasks import layout, modalities
@@ -68,8 +68,8 @@ def build_objective(name: str, config: Config, stage: Path | None = None) -> Obj
             data=decided,
             seed=config.seed,
         )
-        encoders.check_vocabulary(model, decided.get("vocab_size", 0))
-        encoders.check_length(model, getattr(recipe.prepare, "sequence_length", 0))
+        tokens.check_vocabulary(model, decided.get("vocab_size", 0))
+        tokens.check_length(model, getattr(recipe.prepare, "sequence_length", 0))
         objective = kind(model, wanted, **tensors.constants(prepared, source))
     except ValueError as error:
         raise InputError(f"recipes.{name}: {error}") from error

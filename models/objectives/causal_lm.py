@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from models import token_health
-from models.encoders import encode_packed
 from models.masks import IGNORED
 from models.objectives import Batch, Health, Objective, Step
 from models.settings import Settings, setting
 from models.token_loss import token_loss
+from models.tokens import encode_packed
 from models.vocabulary import Vocabulary
 
 

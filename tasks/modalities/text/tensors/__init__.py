@@ -195,8 +195,8 @@ def vectors(
     encoder: PreTrainedModel, batch: Mapping[str, Tensor], prepared: Path, weights: str | None = None
 ) -> Tensor:
     """The mean over the tokens of each packed row, [B, D]."""
-    from models.encoders import encode_packed
     from models.heads import is_causal
+    from models.tokens import encode_packed
     from tasks.downstream.probe import pooled
     from tasks.modalities.text.tensors.rows import PADDING
 
