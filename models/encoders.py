@@ -13,8 +13,8 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.utils import logging as transformers_logging
 
-import models.small_resnet  # noqa: F401  # registers its name
-from models import picture_weights
+import models.image.small_resnet  # noqa: F401  # registers its name
+from models.image import picture_weights
 
 OPTIONAL = ("pooler", "mask_token", "masked_spec_embed")  # new where released encoders come without
 

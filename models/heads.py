@@ -3,7 +3,7 @@
 The heads are `transformers`' own (`AutoModelForSequenceClassification`, `...TokenClassification`,
 `...QuestionAnswering`), so that what is saved opens with `Auto*.from_pretrained`, no code of ours
 needed. They therefore pool as their authors chose: BERT reads the first token through its pooler,
-GPT-2 the last token that is no padding. `models.pooling` makes the first token worth reading.
+GPT-2 the last token that is no padding. `models.parts.pooling` makes the first token worth reading.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from models import picture_weights, pooling
 from models.encoders import quiet
-from models.masks import IGNORED
+from models.image import picture_weights
 from models.objectives import Batch, Objective, Step
+from models.parts import pooling
+from models.text.token_masks import IGNORED
 
 
 class Supervised(Objective):
@@ -82,7 +83,7 @@ def build(
         padding: id of padding in the inputs, for models that pool at the last real token.
         seed: seed of whatever is initialised.
         pools_by: all but `first` let a head that classifies whole rows begin with the mean of all tokens,
-            where the architecture allows it; see `models.pooling`.
+            where the architecture allows it; see `models.parts.pooling`.
     """
     config = picture_weights.as_encoder(AutoConfig.from_pretrained(source))
     if labels:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.counter import mix, uniform
+from models.parts.counter import mix, uniform
 from models.settings import Settings
 from tasks import distance, layout, modalities, stage, training
 from tasks.config import Adapt, Config, Recipe

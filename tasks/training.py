@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import encoders, objectives, tokens
-from models.attention import choose
+from models import encoders, objectives
 from models.objectives import LoneSample, Objective
+from models.text import tokens
+from models.text.attention import choose
 from tasks import layout, modalities
 from tasks.config import Config, SelfSupervised
 from tasks.engine import compute

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models.counter import bits, integers, mix, uniform
+from models.parts.counter import bits, integers, mix, uniform
 
 
 def test_numbers_depend_on_their_own_key_alone() -> None:

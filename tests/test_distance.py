@@ -11,8 +11,8 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from models.images import Images
-from models.pictures import features
+from models.image.images import Images
+from models.image.pictures import features
 from tasks import adapt, distance, layout, modalities, pretrain, stage
 from tasks import params as configuration
 from tests.downstream.picture_sets import striped

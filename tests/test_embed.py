@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from models import encoders
-from models.images import Images
-from models.pictures import features
+from models.image.images import Images
+from models.image.pictures import features
 from tasks import embed
 from tasks.errors import InputError
 from tasks.modalities.image.pictures import embedding

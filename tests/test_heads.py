@@ -10,8 +10,9 @@ import pytest
 import torch
 import transformers
 
-from models import heads, last_layer
-from models.attention import PRODUCTS
+from models import heads
+from models.parts import last_layer
+from models.text.attention import PRODUCTS
 from tests.tiny import TINY, VOCABULARY_SIZE, tiny_model
 
 CLASSIFY = "AutoModelForSequenceClassification"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.health import MAX_ROWS, deviation, effective_rank, joint_embedding, measures, sample
+from models.parts.health import MAX_ROWS, deviation, effective_rank, joint_embedding, measures, sample
 
 
 def test_effective_rank_is_the_entropy_of_singular_values() -> None:

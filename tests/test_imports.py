@@ -73,3 +73,10 @@ def test_engine_runs_where_only_torch_and_transformers_are_installed() -> None:
 def test_listing_and_ingest_import_no_torch() -> None:
     script = "import sys, tasks.listing; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def test_bytecode_is_no_change_of_code_to_dvc() -> None:
+    bytecode = "tasks/engine/__pycache__/loop.cpython-311.pyc"
+    command = [sys.executable, "-m", "dvc", "check-ignore", bytecode, "tasks/engine/loop.py"]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert told.stdout.split() == [bytecode]

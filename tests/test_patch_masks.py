@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from models.counter import integers, uniform
-from models.patch_masks import block_size, multi_block, random_masks
+from models.image.patch_masks import block_size, multi_block, random_masks
+from models.parts.counter import integers, uniform
 
 KEYS = torch.arange(40) * 7 + 1
 PAPER: dict[str, Any] = {

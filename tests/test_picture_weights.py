@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import encoders, heads
-from models.pictures import features, patches, patchify
+from models.image.pictures import features, patches, patchify
 from tests.test_pictures import CONFIGS, encoder, pictures
 
 MAE = {**CONFIGS["vit"], "decoder_hidden_size": 8, "decoder_num_attention_heads": 2, "decoder_num_hidden_layers": 1, "decoder_intermediate_size": 16}  # fmt: skip

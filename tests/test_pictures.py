@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from models import encoders
-from models.attention import PRODUCTS, choose
-from models.pictures import (
+from models.image.pictures import (
     encode_visible,
     features,
     grid_side,
@@ -23,6 +22,7 @@ from models.pictures import (
     unpatchify,
     width,
 )
+from models.text.attention import PRODUCTS, choose
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 CONFIGS: dict[str, dict[str, Any]] = {

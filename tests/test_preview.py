@@ -10,11 +10,11 @@ from typing import cast
 import pytest
 import torch
 
-from models.augment.settings import Augment
+from models.image.augment.settings import Augment
+from models.image.patch_masks import random_masks
 from models.objectives import load_all
 from models.objectives.mae import MAE
 from models.objectives.simclr import SimCLRSettings
-from models.patch_masks import random_masks
 from models.settings import Settings
 from tasks import preview
 from tasks.config import Config, Encoder

@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from models import encoders, heads
-from models.pictures import features, patches, width
-from models.small_resnet import SmallResNetConfig
+from models.image.pictures import features, patches, width
+from models.image.small_resnet import SmallResNetConfig
 from tests.test_pictures import pictures
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.teacher import Teacher, cosine_momentum
+from models.parts.teacher import Teacher, cosine_momentum
 
 
 def test_weights_are_the_moving_average_step_by_step() -> None:

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from models import encoders, objectives
-from models.counter import integers, uniform
-from models.images import Images
+from models.image.images import Images
 from models.objectives import Objective
-from models.vocabulary import Vocabulary
+from models.parts.counter import integers, uniform
+from models.text.vocabulary import Vocabulary
 
 VOCABULARY_SIZE = 60
 IMAGE_SIZE = 16

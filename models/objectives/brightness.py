@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import health
-from models.augment.views import Augment
-from models.images import Images
+from models.image.augment.views import Augment
+from models.image.images import Images
+from models.image.pictures import features, width
 from models.objectives import Batch, Health, Objective, Step
-from models.pictures import features, width
+from models.parts import health
 from models.settings import Settings, setting
 
 _STILL = 0.01  # of the deviation of what is to be predicted

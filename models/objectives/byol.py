@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import health
-from models.augment.views import BYOL_1, BYOL_2, Augment
-from models.batch_norm import across_ranks
-from models.images import Images
+from models.image.augment.views import BYOL_1, BYOL_2, Augment
+from models.image.images import Images
+from models.image.pictures import Pooling, features, width
 from models.objectives import Batch, Health, Objective, Step
-from models.pictures import Pooling, features, width
-from models.projection import mlp
+from models.parts import health
+from models.parts.batch_norm import across_ranks
+from models.parts.projection import mlp
+from models.parts.teacher import Teacher, cosine_momentum
 from models.settings import Settings, setting
-from models.teacher import Teacher, cosine_momentum
 
 
 @dataclass(frozen=True, kw_only=True)

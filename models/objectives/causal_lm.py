@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from models import token_health
-from models.masks import IGNORED
 from models.objectives import Batch, Health, Objective, Step
 from models.settings import Settings, setting
-from models.token_loss import token_loss
-from models.tokens import encode_packed
-from models.vocabulary import Vocabulary
+from models.text import token_health
+from models.text.token_loss import token_loss
+from models.text.token_masks import IGNORED
+from models.text.tokens import encode_packed
+from models.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)

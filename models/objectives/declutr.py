@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models import health, token_health
-from models.contrast import nt_xent
-from models.counter import bits
 from models.objectives import Batch, Health, Step
 from models.objectives.masked_lm import MaskedLM, MaskedLMSettings
+from models.parts import health
+from models.parts.contrast import nt_xent
+from models.parts.counter import bits
 from models.settings import setting
+from models.text import token_health
 
 
 @dataclass(frozen=True, kw_only=True)

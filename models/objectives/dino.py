@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import health
-from models.augment.views import DINO_GLOBAL_1, DINO_GLOBAL_2, DINO_LOCAL, Augment
-from models.batch_norm import across_ranks
-from models.gather import total, world_size
-from models.images import Images
+from models.image.augment.views import DINO_GLOBAL_1, DINO_GLOBAL_2, DINO_LOCAL, Augment
+from models.image.images import Images
+from models.image.pictures import Pooling, features, is_patch_based, patch_side, width
 from models.objectives import Batch, Health, Objective, Step
-from models.pictures import Pooling, features, is_patch_based, patch_side, width
+from models.parts import health
+from models.parts.batch_norm import across_ranks
+from models.parts.gather import total, world_size
+from models.parts.teacher import Teacher, cosine_momentum
 from models.settings import Settings, setting
-from models.teacher import Teacher, cosine_momentum
 
 GLOBAL_CROPS = 2
 LOCAL_SHARE = 3 / 7  # of the input's side: 96 of 224 pixels

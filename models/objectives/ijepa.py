@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import health
-from models.augment.views import MAE, Augment
-from models.images import Images
+from models.image.augment.views import MAE, Augment
+from models.image.images import Images
+from models.image.patch_decoder import PatchDecoder
+from models.image.patch_masks import Blocks, multi_block
+from models.image.pictures import encode_visible, grid_side, only, patch_side, patches, take, width
 from models.objectives import Batch, Health, Objective, Step
-from models.patch_decoder import PatchDecoder
-from models.patch_masks import Blocks, multi_block
-from models.pictures import encode_visible, grid_side, only, patch_side, patches, take, width
+from models.parts import health
+from models.parts.teacher import Teacher
 from models.settings import Settings, setting
-from models.teacher import Teacher
 
 _FLAT = 0.05  # of the targets' deviation, over places or over pictures
 

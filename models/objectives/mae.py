@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import health
-from models.augment.views import MAE as PAPER
-from models.augment.views import Augment
-from models.images import Images
+from models.image.augment.views import MAE as PAPER
+from models.image.augment.views import Augment
+from models.image.images import Images
+from models.image.patch_decoder import PatchDecoder
+from models.image.patch_masks import random_masks
+from models.image.pictures import encode_visible, grid_side, only, patch_side, patchify, put, take, width
 from models.objectives import Batch, Health, Objective, Step
-from models.patch_decoder import PatchDecoder
-from models.patch_masks import random_masks
-from models.pictures import encode_visible, grid_side, only, patch_side, patchify, put, take, width
+from models.parts import health
 from models.settings import Settings, setting
 
 _FLAT = 0.05  # of the targets' deviation over the places of a picture

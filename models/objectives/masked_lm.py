@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from models import last_layer, token_health
-from models.masks import IGNORED, MaskedTokens, mask_tokens
 from models.objectives import Batch, Health, Objective, Step
+from models.parts import last_layer
 from models.settings import Settings, setting
-from models.token_loss import token_loss
-from models.tokens import encode_packed, token_head
-from models.vocabulary import Vocabulary
+from models.text import token_health
+from models.text.token_loss import token_loss
+from models.text.token_masks import IGNORED, MaskedTokens, mask_tokens
+from models.text.tokens import encode_packed, token_head
+from models.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)

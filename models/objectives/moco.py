@@ -7,7 +7,7 @@ algorithm 1, https://arxiv.org/abs/2104.02057.
 
 Differs from the papers: v2's keys are not shuffled between devices. Batch normalisation would let a
 query know its key by the company that it was normalised in; here the key encoder normalises with
-averages over earlier batches (see `models.teacher`), which leaves nothing to know. v3's patch
+averages over earlier batches (see `models.parts.teacher`), which leaves nothing to know. v3's patch
 projection is trained. Keys and batch statistics are those of all ranks, so that several processes
 give one process's loss on the joined batch.
 
@@ -22,17 +22,17 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import health
-from models.augment.views import MOCO, Augment
-from models.batch_norm import across_ranks
-from models.contrast import require_negatives
-from models.gather import gather, rank, world_size
-from models.images import Images
+from models.image.augment.views import MOCO, Augment
+from models.image.images import Images
+from models.image.pictures import Pooling, features, width
 from models.objectives import Batch, Health, Objective, Step
-from models.pictures import Pooling, features, width
-from models.projection import mlp
+from models.parts import health
+from models.parts.batch_norm import across_ranks
+from models.parts.contrast import require_negatives
+from models.parts.gather import gather, rank, world_size
+from models.parts.projection import mlp
+from models.parts.teacher import Teacher, cosine_momentum
 from models.settings import Settings, setting
-from models.teacher import Teacher, cosine_momentum
 
 
 @dataclass(frozen=True, kw_only=True)

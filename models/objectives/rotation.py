@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import health
-from models.augment.views import Augment
-from models.images import Images
+from models.image.augment.views import Augment
+from models.image.images import Images
+from models.image.pictures import features, width
 from models.objectives import Batch, Health, Objective, Step
-from models.pictures import features, width
+from models.parts import health
 from models.settings import Settings, setting
 
 NUM_TURNS = 4

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from models import health
-from models.augment.views import SIMCLR, Augment
-from models.batch_norm import across_ranks
-from models.contrast import nt_xent, require_negatives
-from models.gather import world_size
-from models.images import Images
+from models.image.augment.views import SIMCLR, Augment
+from models.image.images import Images
+from models.image.pictures import Pooling, features, width
 from models.objectives import Batch, Health, Objective, Step
-from models.pictures import Pooling, features, width
-from models.projection import mlp
+from models.parts import health
+from models.parts.batch_norm import across_ranks
+from models.parts.contrast import nt_xent, require_negatives
+from models.parts.gather import world_size
+from models.parts.projection import mlp
 from models.settings import Settings, setting
 
 

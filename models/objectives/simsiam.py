@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import health
-from models.augment.views import SIMSIAM, Augment
-from models.batch_norm import across_ranks
-from models.images import Images
+from models.image.augment.views import SIMSIAM, Augment
+from models.image.images import Images
+from models.image.pictures import Pooling, features, width
 from models.objectives import Batch, Health, Objective, Step
-from models.pictures import Pooling, features, width
-from models.projection import mlp
+from models.parts import health
+from models.parts.batch_norm import across_ranks
+from models.parts.projection import mlp
 from models.settings import Settings, setting
 
 

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from models import attention, encoders, heads
-from models.masks import IGNORED
+from models import encoders, heads
+from models.text import attention
+from models.text.token_masks import IGNORED
 from tasks.downstream.rows import device
 from tasks.engine.precision import autocast
 

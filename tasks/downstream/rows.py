@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import attention
 from models.heads import accepted
+from models.text import attention
 from tasks.engine.order import row_of, sample_key
 from tasks.engine.precision import autocast
 from tasks.modalities import Reader

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from models.masks import IGNORED
+from models.text.token_masks import IGNORED
 from tasks.downstream import probe
 from tasks.downstream.protocol import Predict
 from tasks.downstream.rows import Rows

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.counter import mix
 from models.objectives import Objective
+from models.parts.counter import mix
 from tasks.engine import optimizer as optimizers
 from tasks.engine.checkpoint import Checkpoints
 from tasks.engine.distributed import World, world

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.augment import colour, shape
-from models.augment.resample import crop_taps, resample
-from models.augment.views import blur
-from models.images import Images
+from models.image.augment import colour, shape
+from models.image.augment.resample import crop_taps, resample
+from models.image.augment.views import blur
+from models.image.images import Images
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from models.augment import views
-from models.augment.choices import choose
-from models.augment.views import GLYPHS, MAE, PRESETS, SIMCLR, Augment, view
+from models.image.augment import views
+from models.image.augment.choices import choose
+from models.image.augment.views import GLYPHS, MAE, PRESETS, SIMCLR, Augment, view
 
 EVERYTHING = Augment(
     rotate=20.0, shear=10.0, thicken=0.5, mix_channels=0.5, solarise=0.5, invert=0.5, greyscale=0.5

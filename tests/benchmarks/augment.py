@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.augment.choices import choose
-from models.augment.views import CIFAR32, SIMCLR, Augment, view
+from models.image.augment.choices import choose
+from models.image.augment.views import CIFAR32, SIMCLR, Augment, view
 from tests.benchmarks.pictures import photographs
 from tests.benchmarks.pillow_views import pillow_view
 

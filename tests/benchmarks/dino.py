@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from transformers import PreTrainedModel
 
-from models.augment.presets import CIFAR32, CIFAR32_LOCAL
+from models.image.augment.presets import CIFAR32, CIFAR32_LOCAL
 from models.objectives.dino import DINO, GLOBAL_CROPS
 from tests.benchmarks.baton import Loop, race
 from tests.benchmarks.pictures import BATCH, SIDE, WIDTH, Method, follow, ours, plain, stored, vit

@@ -26,16 +26,16 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from models import encoders, objectives
-from models.augment.presets import GLYPHS
-from models.augment.settings import Augment
-from models.images import Images
+from models.image.augment.presets import GLYPHS
+from models.image.augment.settings import Augment
+from models.image.images import Images
+from models.image.pictures import features, patches
 from models.objectives import Objective
 from models.objectives.byol import BYOL
 from models.objectives.dino import DINO
 from models.objectives.ijepa import IJEPA
 from models.objectives.moco import MoCo
 from models.objectives.simsiam import SimSiam
-from models.pictures import features, patches
 from tasks.engine.events import Event
 from tasks.engine.guard import NonFiniteLoss
 from tasks.engine.loop import train

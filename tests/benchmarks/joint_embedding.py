@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.augment.presets import CIFAR32, MAE
+from models.image.augment.presets import CIFAR32, MAE
+from models.image.patch_decoder import PatchDecoder
+from models.image.patch_masks import multi_block
+from models.image.pictures import take
 from models.objectives.byol import BYOL
 from models.objectives.ijepa import IJEPA
 from models.objectives.moco import MoCo
 from models.objectives.simsiam import SimSiam
-from models.patch_decoder import PatchDecoder
-from models.patch_masks import multi_block
-from models.pictures import take
-from models.projection import mlp
+from models.parts.projection import mlp
 from tests.benchmarks.baton import Loop, options, race
 from tests.benchmarks.pictures import (
     BATCH,

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from models import encoders
-from models.attention import choose
 from models.objectives import Objective
-from models.vocabulary import Vocabulary
+from models.text.attention import choose
+from models.text.vocabulary import Vocabulary
 from tasks.engine.events import Event
 from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings

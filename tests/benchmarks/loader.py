@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
-from models.masks import mask_tokens
+from models.text.token_masks import mask_tokens
 from tasks.modalities.text import tensors
 from tasks.modalities.text.tensors import PrepareSettings, TokenizerSettings
 from tasks.modalities.text.tensors.rows import Stream

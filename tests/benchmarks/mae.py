@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from models.augment.presets import MAE as PAPER
+from models.image.augment.presets import MAE as PAPER
 from models.objectives.mae import MAE
 from tests.benchmarks import huggingface
 from tests.benchmarks.baton import Loop, race

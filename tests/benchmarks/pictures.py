@@ -25,10 +25,10 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from transformers import PreTrainedModel
 
 from models import encoders
-from models.attention import choose
-from models.augment.settings import Augment
-from models.images import Images
+from models.image.augment.settings import Augment
+from models.image.images import Images
 from models.objectives import Objective
+from models.text.attention import choose
 from tasks.engine.events import Event
 from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
-from models.augment.settings import Augment
+from models.image.augment.settings import Augment
 
 ATTEMPTS = 10  # of torchvision's random crop
 ENHANCERS: dict[str, Callable[[Image.Image, float], Image.Image]] = {

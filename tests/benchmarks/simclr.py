@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.augment.presets import CIFAR32
+from models.image.augment.presets import CIFAR32
 from models.objectives.simclr import SimCLR
-from models.projection import mlp
+from models.parts.projection import mlp
 from tests.benchmarks.baton import Loop, race
 from tests.benchmarks.pictures import BATCH, SIDE, WIDTH, Method, features, ours, plain, stored, vit
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import torch
 
 from models import encoders, heads
-from models.augment.settings import Augment
-from models.images import Images
+from models.image.augment.settings import Augment
+from models.image.images import Images
 from tasks.config import Finetune
 from tasks.downstream import intake, kind
 from tasks.downstream.jobs import Task

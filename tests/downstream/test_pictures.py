@@ -14,8 +14,9 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
-from models import heads, pictures
-from models.attention import PRODUCTS
+from models import heads
+from models.image import pictures
+from models.text.attention import PRODUCTS
 from tasks.config import Finetune
 from tasks.downstream import floors, jobs, kind, neighbours, picture_floors, protocol, rows, supervised
 from tasks.downstream.hog import hog

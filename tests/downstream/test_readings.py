@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from models import attention
 from models.objectives import Objective
+from models.text import attention
 from tasks import adapt, layout, pretrain, stage
 from tasks import params as configuration
 from tasks.config import Config

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models.augment.views import GLYPHS, PRESETS
+from models.image.augment.views import GLYPHS, PRESETS
 from tasks.engine.order import row_of, sample_key
 from tasks.errors import InputError
 from tasks.modalities.image import tensors

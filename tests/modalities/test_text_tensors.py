@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertConfig, GPT2Config
 
-from models.masks import mask_tokens
+from models.text.token_masks import mask_tokens
 from tasks.errors import InputError
 from tasks.modalities.text import tensors
 from tasks.modalities.text.tensors import PrepareSettings, TokenizerSettings, packing

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.batch_norm import across_ranks
+from models.image.pictures import features
 from models.objectives.byol import BYOL
 from models.objectives.dino import DINO
 from models.objectives.moco import MoCo
 from models.objectives.simclr import SimCLR
 from models.objectives.simsiam import SimSiam
-from models.pictures import features
+from models.parts.batch_norm import across_ranks
 from tests.tiny import HEADS, IMAGE_SIZE, Pictures, images, tiny_model, tiny_objective
 
 BATCH = Pictures().batch(range(5))

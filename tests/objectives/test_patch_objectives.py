@@ -11,15 +11,15 @@ import transformers
 from torch import Tensor, nn
 
 from models import encoders, objectives
-from models.augment.views import view
-from models.images import Images
+from models.image.augment.views import view
+from models.image.images import Images
+from models.image.patch_decoder import PatchDecoder, sine_positions
+from models.image.pictures import encode_visible, features, patchify, unpatchify
 from models.objectives import Objective
 from models.objectives.brightness import Brightness
 from models.objectives.ijepa import IJEPA
 from models.objectives.mae import MAE
 from models.objectives.rotation import Rotation, all_turns
-from models.patch_decoder import PatchDecoder, sine_positions
-from models.pictures import encode_visible, features, patchify, unpatchify
 
 VIT: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import token_loss as module
-from models.masks import IGNORED
-from models.token_loss import token_loss
+from models.text import token_loss as module
+from models.text.token_loss import token_loss
+from models.text.token_masks import IGNORED
 
 
 @pytest.mark.parametrize("chunk_tokens", [5, 64])

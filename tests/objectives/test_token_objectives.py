@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.contrast import nt_xent
-from models.masks import IGNORED, mask_tokens
 from models.objectives.causal_lm import CausalLM, next_tokens
 from models.objectives.masked_lm import MaskedLM
+from models.parts.contrast import nt_xent
+from models.text.token_masks import IGNORED, mask_tokens
 from tests.tiny import VOCABULARY_SIZE, Rows, tiny_model, tiny_objective, vocabulary
 
 
@@ -58,7 +58,7 @@ def test_causal_lm_equals_gpt2_lm_head_model_in_loss_and_gradient(chunk_tokens: 
 def test_packed_documents_give_the_features_of_documents_alone(name: str) -> None:
     objective = tiny_objective(name)
     rows = Rows().batch(range(3))
-    from models.tokens import encode_packed
+    from models.text.tokens import encode_packed
 
     packed = encode_packed(
         objective.encoder, rows["input_ids"], rows["document_ids"], is_causal=name == "causal_lm"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from models import foreground
+from models.image import foreground
 from models.objectives.mae import MAE
 from tasks import report
 from tasks.config import Config

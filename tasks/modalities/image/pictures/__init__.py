@@ -15,7 +15,7 @@ from tasks import layout
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.images import Images
+    from models.image.images import Images
     from models.objectives import Objective
     from tasks.config import Config
     from tasks.modalities import Embedded
@@ -124,7 +124,7 @@ def _keys(num: int, seed: int) -> Tensor:
 
 def _as_they_are(settings: PrepareSettings) -> Images:
     """Size and channels of what the encoder sees, where no mean was measured yet."""
-    from models.images import Images
+    from models.image.images import Images
 
     channels = settings.channels
     return Images(settings.image_size, channels, mean=(0.0,) * channels, std=(1.0,) * channels)

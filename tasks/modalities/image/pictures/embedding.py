@@ -21,8 +21,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from models import encoders
-from models.images import Images
-from models.pictures import Pooling, features
+from models.image.images import Images
+from models.image.pictures import Pooling, features
 from tasks.errors import InputError
 from tasks.modalities import Embedded, Rejected
 from tasks.modalities.image.records import CorpusSettings, decoding

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from models import foreground
-from models.pictures import patches
+from models.image import foreground
+from models.image.pictures import patches
 from tasks.modalities.image.pictures import tiles
 from tasks.modalities.image.pictures.tiles import Tile
 from tasks.pages.sheets import Section, Sheet, sheet, side_by_side
 
 if TYPE_CHECKING:
-    from models.images import Images
+    from models.image.images import Images
 
 MOST_SHOWN = 8
 MOST_HEADS = 6

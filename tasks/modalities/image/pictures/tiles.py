@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from models.images import Images
+    from models.image.images import Images
     from tasks.modalities import Record
     from tasks.modalities.image.tensors import PrepareSettings
     from tasks.modalities.image.tensors.decoding import Form

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from models.images import Images
+from models.image.images import Images
 from models.objectives import Objective
 from models.settings import Settings
 from tasks.modalities.image.pictures import tiles

@@ -131,7 +131,7 @@ def vectors(
     encoder: PreTrainedModel, batch: Mapping[str, Tensor], prepared: Path, weights: str | None = None
 ) -> Tensor:
     """What stands for each picture as evaluation sees it, [B, D]."""
-    from models.pictures import features
+    from models.image.pictures import features
 
     return features(encoder, constants(prepared, weights)["images"].plain(batch["pixels"]))
 
@@ -170,7 +170,7 @@ def encoder_config(prepared: Path) -> dict[str, Any]:
 
 def constants(prepared: Path, weights: str | None = None) -> dict[str, Any]:
     """What objectives over pictures are constructed with."""
-    from models.images import Images
+    from models.image.images import Images
 
     manifest = _manifest(prepared)
     mean, deviation = _statistics(manifest, weights)
@@ -230,7 +230,7 @@ def _statistics(manifest: Mapping[str, Any], weights: str | None) -> Statistics:
 
 def _seen(stored: int, size: int) -> int:
     """Side of the stored square's middle that `Images.plain` reads."""
-    from models.images import CENTRAL_SHARE
+    from models.image.images import CENTRAL_SHARE
 
     return min(stored, max(size, round(CENTRAL_SHARE * stored)))
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import pictures
-from models.augment.views import PRESETS, Augment
-from models.images import Images
+from models.image import pictures
+from models.image.augment.views import PRESETS, Augment
+from models.image.images import Images
 from models.settings import Settings
 
 _STREAM = 32  # apart from the streams that objectives draw from

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-    from models.vocabulary import Vocabulary
+    from models.text.vocabulary import Vocabulary
     from tasks.config import Recipe
     from tasks.engine.loader import Batches
     from tasks.modalities.text.tensors.packing import Encoder
@@ -196,7 +196,7 @@ def vectors(
 ) -> Tensor:
     """The mean over the tokens of each packed row, [B, D]."""
     from models.heads import is_causal
-    from models.tokens import encode_packed
+    from models.text.tokens import encode_packed
     from tasks.downstream.probe import pooled
     from tasks.modalities.text.tensors.rows import PADDING
 
@@ -256,7 +256,7 @@ def vocabulary(prepared: Path) -> Vocabulary:
     """What objectives over tokens must know of the tokenizer."""
     import torch
 
-    from models.vocabulary import Vocabulary
+    from models.text.vocabulary import Vocabulary
     from tasks.modalities.text.tensors.tokenizers import continues_word
 
     tokenizer = _load(prepared)

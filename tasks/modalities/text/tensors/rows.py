@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.counter import integers
+from models.parts.counter import integers
 from tasks.engine.order import row_of, sample_key
 from tasks.modalities.text.tensors.segments import Ids
 

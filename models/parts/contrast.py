@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.gather import gather, rank
 from models.objectives import LoneSample
+from models.parts.gather import gather, rank
 
 
 def nt_xent(embeddings_2BD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

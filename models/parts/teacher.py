@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from models.batch_norm import by_earlier_batches
 from models.objectives import Health
+from models.parts.batch_norm import by_earlier_batches
 
 
 def cosine_momentum(initial: float, progress: float) -> float:

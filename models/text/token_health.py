@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models import health
 from models.objectives import Health
+from models.parts import health
 
 _ONE_POINT = 0.005
 

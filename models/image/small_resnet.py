@@ -5,7 +5,7 @@ the 3×3 stem and no max-pooling that the published CIFAR tables of self-supervi
 (SimCLR, Chen et al. 2020, appendix B.9, https://arxiv.org/abs/2002.05709).
 
 `transformers`' own ResNet has the 7×7 stem of ImageNet alone. A folder that holds this one opens
-with `AutoModel.from_pretrained` only after `import models.small_resnet`: it needs this package.
+with `AutoModel.from_pretrained` only after `import models.image.small_resnet`: it needs this package.
 
 Legend: B pictures, C channels, H and W sides in pixels or cells, D width.
 """

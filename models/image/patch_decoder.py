@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import ViTConfig
 from transformers.models.vit.modeling_vit import ViTLayer, ViTPreTrainedModel
 
-from models import last_layer
-from models.pictures import take
+from models.image.pictures import take
+from models.parts import last_layer
 
 
 class PatchDecoder(ViTPreTrainedModel):

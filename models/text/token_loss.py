@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.masks import IGNORED
+from models.text.token_masks import IGNORED
 
 _PIECE_ELEMENTS = 1 << 20  # scores in float32 that a core's cache holds
 

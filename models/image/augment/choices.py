@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.augment.settings import Augment
-from models.counter import uniform
+from models.image.augment.settings import Augment
+from models.parts.counter import uniform
 
 ATTEMPTS = 10
 # Numbers that each choice draws; the order fixes which number means what.

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.gather import total, world_size
 from models.objectives import LoneSample
+from models.parts.gather import total, world_size
 
 
 def across_ranks(module: nn.Module) -> None:

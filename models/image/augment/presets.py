@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from models.augment.settings import Augment
+from models.image.augment.settings import Augment
 
 SIMCLR = Augment(
     crop_scale=(0.08, 1.0), interpolation="bicubic", brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2

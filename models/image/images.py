@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.augment import views
-from models.augment.resample import crop_taps, resample
-from models.augment.settings import Augment
+from models.image.augment import views
+from models.image.augment.resample import crop_taps, resample
+from models.image.augment.settings import Augment
 
 CENTRAL_SHARE = 7 / 8  # of a stored side, when it is larger than the encoder's: 224 of 256 pixels
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import last_layer
 from models.encoders import UnknownEncoder
-from models.picture_weights import PATCH_TRANSFORMERS, check_size
+from models.image.picture_weights import PATCH_TRANSFORMERS, check_size
+from models.parts import last_layer
 
 Pooling = Literal["mean", "class"]
 GRID = 4  # cells along the side that `in_cells` keeps

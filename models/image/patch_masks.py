@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.counter import integers, uniform
+from models.parts.counter import integers, uniform
 
 _MIN_CONTEXT = 10  # patches, as in the code of I-JEPA
 
@@ -22,7 +22,7 @@ def random_masks(key_B: Tensor, num_patches: int, mask_ratio: float) -> tuple[Te
     """Visible and hidden patches, drawn anew for each picture (He et al. 2022, MAE, section 3).
 
     Args:
-        key_B: int64 key per picture, see `models.counter`.
+        key_B: int64 key per picture, see `models.parts.counter`.
         num_patches: of a picture.
         mask_ratio: share that is hidden; at least one patch is, and one is not.
 
@@ -66,7 +66,7 @@ def multi_block(
     the context's block are shown as well, so that targets are never shown.
 
     Args:
-        key_B: int64 key per picture, see `models.counter`.
+        key_B: int64 key per picture, see `models.parts.counter`.
         num_rows: of the grid of patches.
         num_columns: of the grid of patches.
         num_targets: blocks to predict, which may overlap.

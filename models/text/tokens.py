@@ -11,9 +11,9 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models import last_layer
-from models.attention import packed_mask, packed_positions
 from models.encoders import UnknownEncoder
+from models.parts import last_layer
+from models.text.attention import packed_mask, packed_positions
 
 
 def check_length(model: PreTrainedModel, length: int) -> None:

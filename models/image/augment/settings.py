@@ -65,7 +65,7 @@ class Augment(Settings):
 
 def _with_preset(given: Any) -> Any:
     """The settings that a preset's name stands for; lists as the tuples that the fields ask for."""
-    from models.augment.presets import PRESETS
+    from models.image.augment.presets import PRESETS
 
     if isinstance(given, str):
         given = {"preset": given}

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from models import last_layer
+from models.parts import last_layer
 
 # Weight of the mean against the first token itself, which the residual connection adds.
 _GAIN = 10.0

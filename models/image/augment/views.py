@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.augment import colour, shape
-from models.augment.choices import Choices, choose
-from models.augment.presets import (
+from models.image.augment import colour, shape
+from models.image.augment.choices import Choices, choose
+from models.image.augment.presets import (
     BYOL_1,
     BYOL_2,
     CIFAR32,
@@ -31,8 +31,8 @@ from models.augment.presets import (
     SIMCLR,
     SIMSIAM,
 )
-from models.augment.resample import Taps, blur_taps, crop_taps, resample
-from models.augment.settings import Augment
+from models.image.augment.resample import Taps, blur_taps, crop_taps, resample
+from models.image.augment.settings import Augment
 
 __all__ = [
     "BYOL_1",
@@ -61,7 +61,7 @@ def view(pixels_BCHW: Tensor, key_B: Tensor, augment: Augment, size: int, *, str
 
     Args:
         pixels_BCHW: uint8, three channels or one.
-        key_B: int64 key per picture, see `models.counter`.
+        key_B: int64 key per picture, see `models.parts.counter`.
         augment: what may happen.
         size: side of the view, pixels.
         stream: tells apart the views that one key is put to.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.counter import integers, uniform
+from models.parts.counter import integers, uniform
 
 IGNORED = -100  # the label that cross-entropy leaves out
 
@@ -53,7 +53,7 @@ def mask_tokens(
     Args:
         input_ids_BL: int64 ids.
         maskable_BL: bool; False for special tokens and padding.
-        key_B: int64 key per row, see `models.counter`.
+        key_B: int64 key per row, see `models.parts.counter`.
         probability: share of a row's maskable tokens to predict.
         mask_id: id of the mask token.
         vocabulary_size: random replacements are drawn below this.

@@ -1,0 +1,1 @@
+"""What several methods share, whatever they read: teachers, projections, contrast, health."""
