@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,23 @@ from tasks.engine.events import Event
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 5.0
+WINDOW = 20.0  # seconds that a pace is measured over
+
+
+class Pace:
+    """How fast a run goes now: over its last events, as many as lie within `WINDOW`, but one at least."""
+
+    def __init__(self) -> None:
+        self._seen = deque([(0.0, 0.0, 0)])
+
+    def of(self, event: Event) -> tuple[float, float]:
+        """Units per second, and seconds per step."""
+        self._seen.append((event.seconds, event.units, event.steps_done))
+        while len(self._seen) > 2 and self._seen[1][0] <= event.seconds - WINDOW:
+            self._seen.popleft()
+        seconds, units, steps = self._seen[0]
+        passed = event.seconds - seconds
+        return (event.units - units) / passed, passed / max(1, event.steps_done - steps)
 
 
 class Progress:
@@ -28,6 +46,7 @@ class Progress:
         self.title = title
         self._last_line = 0.0
         self._scores = ""
+        self._pace = Pace()
         self._bar: Any = None
         if sys.stderr.isatty():
             form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
@@ -37,7 +56,7 @@ class Progress:
         """Show the event."""
         if event.verdict is not None:
             return
-        rate = event.units / event.seconds
+        rate, seconds_per_step = self._pace.of(event)
         shown = f"loss {event.metrics['loss']:.3f}, {rate:,.0f} {event.unit}/s{self._scores}"
         if self._bar is not None:
             self._bar.set_postfix_str(shown, refresh=False)
@@ -46,7 +65,7 @@ class Progress:
         is_last = event.step == event.total_steps
         if is_last or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            left = event.seconds / max(1, event.steps_done) * (event.total_steps - event.step)
+            left = seconds_per_step * (event.total_steps - event.step)
             log.info("%s step %d/%d, %s, %d s left", self.title, event.step, event.total_steps, shown, left)
 
     def tell(self, scores: Mapping[str, float]) -> None:

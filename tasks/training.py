@@ -28,7 +28,7 @@ from tasks.engine.memory import is_exhausted
 from tasks.engine.state import History
 from tasks.errors import InputError
 from tasks.journal import Run
-from tasks.progress import Progress
+from tasks.progress import Pace, Progress
 from tasks.stage import Context, Outcome, is_first
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def run(
     Raises:
         InputError: the batch is too small for the objective, or too large for the memory.
     """
-    progress, began = Progress(title, settings.steps), time.perf_counter()
+    progress, pace, began = Progress(title, settings.steps), Pace(), time.perf_counter()
     samples = settings.steps * settings.batch_size
     with _fitting(settings):
         flops = samples * compute.per_sample(objective, batches)
@@ -185,7 +185,7 @@ def run(
             if event.decision == "roll_back":
                 journal.goes_back()
             return
-        rate = event.units / event.seconds
+        rate, _ = pace.of(event)
         journal.log({**event.metrics, f"{event.unit}_per_second": rate}, event.step)
 
     def read(objective: Objective, step: int) -> dict[str, float]:

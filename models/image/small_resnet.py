@@ -100,7 +100,8 @@ class SmallResNetModel(SmallResNetPreTrainedModel):
         map_BCHW = self.embedder(pixel_values.contiguous(memory_format=torch.channels_last))
         for stage in self.stages:
             map_BCHW = stage(map_BCHW)
-        pooled_BD = self.pooler(map_BCHW).flatten(1)
+        is_pooled = map_BCHW.shape[2:] == (self.config.pooled_side,) * 2
+        pooled_BD = (map_BCHW if is_pooled else self.pooler(map_BCHW)).flatten(1)
         return BaseModelOutputWithPoolingAndNoAttention(
             last_hidden_state=map_BCHW, pooler_output=pooled_BD[:, :, None, None]
         )

@@ -20,8 +20,11 @@ from tasks.config import Finetune
 from tasks.downstream import kind as kind_of
 from tasks.downstream.protocol import Budget, Outcome, Predict, choose, read_test
 from tasks.downstream.rows import Rows
+from tasks.engine.memory import is_exhausted
+from tasks.errors import InputError
 from tasks.modalities import Reader
 
+PROCESSES = "UNMASK_PROCESSES"
 TRAINING = "training"
 
 
@@ -112,9 +115,13 @@ class Job:
 
 
 def execute(job: Job) -> None:
-    """Do the job and store its outcomes, in one thread."""
+    """Do the job and store its outcomes, in one thread.
+
+    Raises:
+        InputError: memory does not hold it.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
-    with one_thread():
+    with one_thread(), _fitting(job):
         work = {"floor": _floors, "probe": _probes, "finetune": _finetune}[job.method]
         outcomes = [outcome.plain() for outcome in work(job)]
     partial = job.done.with_suffix(".partial")
@@ -124,6 +131,20 @@ def execute(job: Job) -> None:
         os.fsync(file.fileno())
     partial.replace(job.done)
     shutil.rmtree(job.folder / TRAINING, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _fitting(job: Job) -> Iterator[None]:
+    """Want of memory as something that a person can mend."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_exhausted(error):
+            raise
+        raise InputError(
+            f"{job.title} does not fit into memory; finished runs are kept. Lower finetune.batch_size (it is "
+            f"{job.settings.batch_size}), or start again with {PROCESSES}=1."
+        ) from error
 
 
 @contextlib.contextmanager

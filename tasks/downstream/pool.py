@@ -16,11 +16,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from tasks.downstream.jobs import Job, execute
+from tasks.downstream.jobs import PROCESSES, Job, execute
 from tasks.engine.interrupt import Interrupted, termination
 from tasks.errors import InputError
 
-PROCESSES = "UNMASK_PROCESSES"
 GIB = 1 << 30
 # Weights, gradients, two moments, the best copy, and room for activations.
 WEIGHTS_PER_PROCESS = 8

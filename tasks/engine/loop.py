@@ -26,7 +26,7 @@ from tasks.engine.events import Callback, Evaluate, Event, Probe
 from tasks.engine.guard import Collapsed, Decision, Guard, NonFiniteLoss, Verdict, check_finite
 from tasks.engine.interrupt import Interrupted, termination
 from tasks.engine.loader import Batches, ahead, parts
-from tasks.engine.memory import bounded, keep_freed_memory
+from tasks.engine.memory import bounded, keep_freed_memory, lay_out_channels_last
 from tasks.engine.precision import autocast
 from tasks.engine.schedule import learning_rate
 from tasks.engine.settings import TrainSettings
@@ -71,6 +71,7 @@ def train(
     if not settings.steps:
         return History()
     keep_freed_memory()
+    lay_out_channels_last(objective)
     with world() as ranks, termination() as asked_to_stop, bounded(ranks.device):
         # without a name of its own, so that DDP is gone before its process group is
         return _Loop(objective.to(ranks.device), batches, settings, ranks, seed, checkpoints).run(

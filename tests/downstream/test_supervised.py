@@ -14,6 +14,7 @@ from tasks.downstream import jobs, kind, protocol, rows, supervised
 from tasks.downstream.jobs import Arm
 from tasks.downstream.rows import Rows, Supervision
 from tasks.engine import compute
+from tasks.errors import InputError
 from tests.downstream.supervised_sets import MAKERS, QUICK, classified, encoder_folder, job, stored
 
 
@@ -203,3 +204,16 @@ def test_a_finished_job_leaves_its_outcomes_and_no_checkpoints(tmp_path: Path) -
     jobs.execute(work)
     assert json.loads(work.done.read_text())[0]["method"] == "finetune"
     assert sorted(path.name for path in work.folder.iterdir()) == ["model", "outcomes.json"]
+
+
+def test_a_job_that_memory_does_not_hold_says_what_to_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+
+    monkeypatch.setattr(jobs, "_floors", refuse)
+    work = job(stored(tmp_path / "rows"), None, "floor", tmp_path / "job")
+    with pytest.raises(InputError, match=r"finetune\.batch_size.*UNMASK_PROCESSES=1"):
+        jobs.execute(work)
+    assert not work.done.exists()
