@@ -5,9 +5,10 @@ et al. 2023, https://arxiv.org/abs/2210.02885, equation 1) and the deviation of 
 (SimSiam, Chen & He 2021, section 4.1, https://arxiv.org/abs/2011.10566). What is low for one method is
 normal for another, so that each is compared with the best that the same run has shown: bad is what
 has fallen to a tenth of it, never above `Limit.ceiling`, and always below `Limit.floor`. A method's own
-signature counts as much. One bad reading is a warning; `PATIENCE` in a row are a failure, except in the
-beginning of a run: healthy methods dwell there on plateaus that look like collapse (a decoder that
-paints the mean, tokens that are all guessed to be the commonest).
+signature counts as much, and so does a batch whose samples are all the same. One bad reading is a
+warning; `PATIENCE` in a row are a failure, except in the beginning of a run: healthy methods dwell
+there on plateaus that look like collapse (a decoder that paints the mean, tokens that are all guessed
+to be the commonest).
 
 Everything decided here is a function of the readings and of `Memory`, which a checkpoint holds.
 """
@@ -19,6 +20,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from models.objectives import Health
 from tasks.engine.settings import TrainSettings
@@ -56,6 +60,19 @@ def check_finite(step: int, loss: float, norm: float) -> None:
             f"{step} are kept. Lower `lr`, raise `warmup_fraction`, or look for broken samples in this "
             "step's batch."
         )
+
+
+def sameness(batch: Mapping[str, Tensor]) -> str:
+    """What is to be said of a batch whose samples are all the same; nothing where two differ."""
+    values = [value for name, value in batch.items() if name != "key"]
+    if not values or len(values[0]) < 2:
+        return ""
+    if not all(torch.equal(row, value[0]) for value in values for row in value[1:]):
+        return ""
+    return (
+        "all samples of the batch are the same: nothing tells them apart, and nothing can be learnt; look "
+        "at the corpus (python -m tasks.preview shows pictures), and at what it was prepared from"
+    )
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,30 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from models.objectives import Objective
+from models.objectives import Health, Objective
 from models.parts.counter import mix
 from tasks.engine import optimizer as optimizers
 from tasks.engine.checkpoint import Checkpoints
 from tasks.engine.distributed import World, world
 from tasks.engine.events import Callback, Evaluate, Event, Probe
-from tasks.engine.guard import Collapsed, Decision, Guard, NonFiniteLoss, Verdict, check_finite
+from tasks.engine.guard import (
+    Collapsed,
+    Decision,
+    Guard,
+    NonFiniteLoss,
+    Verdict,
+    check_finite,
+    sameness,
+)
 from tasks.engine.interrupt import Interrupted, termination
 from tasks.engine.loader import Batches, ahead, parts
-from tasks.engine.memory import bounded, keep_freed_memory, lay_out_channels_last
+from tasks.engine.memory import bounded, channels_last, keep_freed_memory
 from tasks.engine.precision import autocast
 from tasks.engine.schedule import learning_rate
 from tasks.engine.settings import TrainSettings
@@ -71,8 +80,12 @@ def train(
     if not settings.steps:
         return History()
     keep_freed_memory()
-    lay_out_channels_last(objective)
-    with world() as ranks, termination() as asked_to_stop, bounded(ranks.device):
+    with (
+        world() as ranks,
+        termination() as asked_to_stop,
+        bounded(ranks.device),
+        channels_last(objective),
+    ):
         # without a name of its own, so that DDP is gone before its process group is
         return _Loop(objective.to(ranks.device), batches, settings, ranks, seed, checkpoints).run(
             callbacks, evaluate, probe, stop, asked_to_stop
@@ -138,7 +151,7 @@ class _Loop:
                 self.checkpoints.reserve(state.tensors())
             if state.step % settings.log_every == 0 or is_last:
                 self._log(callbacks)
-            if self.guard.is_due(state.step) and self._look(callbacks) == "roll_back":
+            if self.guard.is_due(state.step) and self._look(callbacks, batch) == "roll_back":
                 continue
             if (
                 evaluate
@@ -235,13 +248,17 @@ class _Loop:
         for callback in callbacks if self.ranks.is_first else ():
             callback(event)
 
-    def _look(self, callbacks: Sequence[Callback]) -> Decision:
+    def _look(self, callbacks: Sequence[Callback], batch: list[dict[str, Tensor]]) -> Decision:
         """Read the objective's health on the first rank, and act on it on all."""
-        health = self.ranks.from_first(self.objective.health)
+        health = self.ranks.from_first(lambda: self._health(batch))
         if not health.measures and not health.signature:
             return ""
         self.state.history.health.append({"step": self.state.step, **health.measures})
         return self._act(callbacks, health.measures, self.guard.judge(health, self.state.step))
+
+    def _health(self, batch: list[dict[str, Tensor]]) -> Health:
+        health = self.objective.health()
+        return replace(health, signature=health.signature or sameness(batch[0]))
 
     def _act(
         self, callbacks: Sequence[Callback], measures: Mapping[str, float], verdict: Verdict

@@ -69,6 +69,21 @@ class Toy(Objective):
         return self.script(self)
 
 
+class Sames:
+    """One sample over and over; its labels may differ."""
+
+    num_samples = 32
+    unit = "rows"
+    units_per_sample = 1.0
+
+    def __init__(self, *, differs: bool = False) -> None:
+        self.differs = differs
+
+    def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        key = torch.tensor(list(positions))
+        return {"key": key, "x": torch.ones(len(key), 3), "label": key if self.differs else key * 0}
+
+
 class Numbers:
     num_samples = 32
     unit = "rows"
@@ -346,3 +361,9 @@ def test_memory_survives_json() -> None:
         guard.judge(GOOD if step % 5 else FLAT, step)
     other.restore(json.loads(json.dumps(guard.scalars())))
     assert other.memory == guard.memory
+
+
+def test_a_corpus_of_one_sample_over_and_over_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Collapsed, match="all samples of the batch are the same"):
+        train(Toy(lambda _: GOOD), Sames(), SETTINGS, seed=0, checkpoints=tmp_path)
+    train(Toy(lambda _: GOOD), Sames(differs=True), SETTINGS, seed=0)

@@ -32,3 +32,13 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     assert memory.is_exhausted(MemoryError())
     assert memory.is_exhausted(torch.OutOfMemoryError("CUDA out of memory"))
     assert not memory.is_exhausted(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_convolutions_lie_channels_last_only_inside_and_keep_their_values() -> None:
+    layer = torch.nn.Conv2d(3, 4, 3)
+    before = layer.weight.detach().clone()
+    with memory.channels_last(layer):
+        assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+        assert not layer.weight.is_contiguous()
+    assert layer.weight.is_contiguous()
+    assert torch.equal(layer.weight, before)
