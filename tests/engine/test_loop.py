@@ -48,20 +48,27 @@ def weights(objective: Objective) -> list[Tensor]:
 
 
 def run(
-    name: str, settings: TrainSettings, folder: Path | None = None, **more: object
+    name: str,
+    settings: TrainSettings,
+    folder: Path | None = None,
+    architecture: str | None = None,
+    **more: object,
 ) -> tuple[Objective, History]:
-    objective = tiny_objective(name)
+    objective = tiny_objective(name, architecture=architecture)
     history = train(objective, samples(objective), settings, seed=5, checkpoints=folder, **more)  # type: ignore[arg-type]
     return objective, history
 
 
-@pytest.mark.parametrize("name", sorted(CATALOG))
-def test_resumed_run_equals_uninterrupted_run(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [*((name, None) for name in sorted(CATALOG)), *((name, "resnet") for name in ("simclr", "moco", "byol"))],
+)
+def test_resumed_run_equals_uninterrupted_run(name: str, architecture: str | None, tmp_path: Path) -> None:
     settings = dataclasses.replace(SETTINGS, ema_decay=0.9, pull_to_initial=0.01, log_every=5)
-    whole, expected = run(name, settings)
+    whole, expected = run(name, settings, architecture=architecture)
     with pytest.raises(StoppedHere):
-        run(name, dataclasses.replace(settings), tmp_path, callbacks=[StopAfter(9)])
-    resumed, history = run(name, settings, tmp_path)
+        run(name, dataclasses.replace(settings), tmp_path, architecture, callbacks=[StopAfter(9)])
+    resumed, history = run(name, settings, tmp_path, architecture)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
     assert history == expected
 
