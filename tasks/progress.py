@@ -40,6 +40,9 @@ class Progress:
     Args:
         title: what is being done (`pretrain@text-mlm`).
         total_steps: length of the bar.
+
+    Attributes:
+        rate: units per second, as last shown.
     """
 
     def __init__(self, title: str, total_steps: int) -> None:
@@ -47,6 +50,7 @@ class Progress:
         self._last_line = 0.0
         self._scores = ""
         self._pace = Pace()
+        self.rate = 0.0
         self._bar: Any = None
         if sys.stderr.isatty():
             form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
@@ -56,8 +60,8 @@ class Progress:
         """Show the event."""
         if event.verdict is not None:
             return
-        rate, seconds_per_step = self._pace.of(event)
-        shown = f"loss {event.metrics['loss']:.3f}, {rate:,.0f} {event.unit}/s{self._scores}"
+        self.rate, seconds_per_step = self._pace.of(event)
+        shown = f"loss {event.metrics['loss']:.3f}, {self.rate:,.0f} {event.unit}/s{self._scores}"
         if self._bar is not None:
             self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(event.step - self._bar.n)

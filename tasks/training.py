@@ -28,7 +28,7 @@ from tasks.engine.memory import is_exhausted
 from tasks.engine.state import History
 from tasks.errors import InputError
 from tasks.journal import Run
-from tasks.progress import Pace, Progress
+from tasks.progress import Progress
 from tasks.stage import Context, Outcome, is_first
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def run(
     Raises:
         InputError: the batch is too small for the objective, or too large for the memory.
     """
-    progress, pace, began = Progress(title, settings.steps), Pace(), time.perf_counter()
+    progress, began = Progress(title, settings.steps), time.perf_counter()
     samples = settings.steps * settings.batch_size
     with _fitting(settings):
         flops = samples * compute.per_sample(objective, batches)
@@ -185,8 +185,7 @@ def run(
             if event.decision == "roll_back":
                 journal.goes_back()
             return
-        rate, _ = pace.of(event)
-        journal.log({**event.metrics, f"{event.unit}_per_second": rate}, event.step)
+        journal.log({**event.metrics, f"{event.unit}_per_second": progress.rate}, event.step)
 
     def read(objective: Objective, step: int) -> dict[str, float]:
         assert readings is not None
@@ -201,7 +200,7 @@ def run(
             settings,
             seed=seed,
             checkpoints=scratch,
-            callbacks=(progress, track),
+            callbacks=(progress, track),  # in this order: what is tracked is the rate shown
             evaluate=evaluate,
             probe=Probe(settings.probe_every, read) if readings else None,
         )
