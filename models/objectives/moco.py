@@ -28,7 +28,7 @@ from models.image.pictures import Pooling, features, width
 from models.objectives import Batch, Health, Objective, Step
 from models.parts import health
 from models.parts.batch_norm import across_ranks
-from models.parts.contrast import require_negatives
+from models.parts.contrast import information, require_negatives
 from models.parts.gather import gather, rank, world_size
 from models.parts.projection import mlp
 from models.parts.teacher import Teacher, cosine_momentum
@@ -82,6 +82,7 @@ class MoCo(Objective):
         self.keys_per_step = 0
         self.progress = 0.0
         self.seen: tuple[Tensor, Tensor] | None = None
+        self.contrasted: tuple[Tensor, int] | None = None
 
     def forward(self, batch: Batch) -> Step:
         """InfoNCE; `contrast_accuracy` is the share of queries whose nearest key is their own."""
@@ -132,6 +133,8 @@ class MoCo(Objective):
     def info_nce(self, cosines: Tensor, own_B: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the own key, and the share of queries that have it as their nearest."""
         loss = nn.functional.cross_entropy(cosines.float() / self.settings.temperature, own_B)
+        if self.training:
+            self.contrasted = loss.detach(), cosines.shape[1]
         return loss, (cosines.detach().argmax(1) == own_B).float().mean()
 
     def views(self, batch: Batch) -> dict[str, Tensor]:
@@ -161,13 +164,14 @@ class MoCo(Objective):
         self.keys_per_step = len(keys_NE)
 
     def health(self) -> Health:
-        """Spread of features and queries, whether the key encoder follows, and the queue's age in steps."""
-        if self.seen is None:
+        """Spread of features and queries, whether keys follow, what the contrast tells, age of the queue."""
+        if self.seen is None or self.contrasted is None:
             return Health()
         spread = health.joint_embedding(*self.seen, "Lower `lr`, or raise `momentum`.")
         teacher = self.teacher.health(self.encoder, self.projector, progress=self.progress)
-        measures = {**spread.measures, **teacher.measures}
-        signature = spread.signature or teacher.signature
+        nats, sentence = information(*self.contrasted, self.settings.temperature)
+        measures = {**spread.measures, **teacher.measures, "information": nats}
+        signature = spread.signature or teacher.signature or sentence
         if self.keys_per_step:
             steps = self.settings.queue / self.keys_per_step
             measures |= {"queue_steps": steps, "queue_drift": self.queue_drift()}

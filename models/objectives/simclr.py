@@ -23,7 +23,7 @@ from models.image.pictures import Pooling, features, width
 from models.objectives import Batch, Health, Objective, Step
 from models.parts import health
 from models.parts.batch_norm import across_ranks
-from models.parts.contrast import nt_xent, require_negatives
+from models.parts.contrast import information, nt_xent, require_negatives
 from models.parts.gather import world_size
 from models.parts.projection import mlp
 from models.settings import Settings, setting
@@ -55,7 +55,7 @@ class SimCLR(Objective):
             width(model), settings.hidden_width, settings.projection_width, normalise_last=True
         )
         across_ranks(self)
-        self.seen: tuple[Tensor, Tensor] | None = None
+        self.seen: tuple[Tensor, Tensor, Tensor, int] | None = None
 
     def forward(self, batch: Batch) -> Step:
         """Contrast of all views of all ranks; `contrast_accuracy` is the share that finds its partner."""
@@ -65,9 +65,10 @@ class SimCLR(Objective):
         views_2BCHW = torch.cat(list(self.views(batch).values()))
         features_2BD = features(self.encoder, views_2BCHW, self.settings.pooling)
         outputs_2BE = self.projector(features_2BD)
-        if self.training:
-            self.seen = health.sample(features_2BD[:num]), health.sample(outputs_2BE[:num])
         loss, found = nt_xent(outputs_2BE, self.settings.temperature)
+        if self.training:
+            features_ND, outputs_NE = health.sample(features_2BD[:num]), health.sample(outputs_2BE[:num])
+            self.seen = features_ND, outputs_NE, loss.detach(), 2 * num * world_size() - 1
         return Step(loss, {"contrast_accuracy": found}, num)
 
     def views(self, batch: Batch) -> dict[str, Tensor]:
@@ -75,7 +76,11 @@ class SimCLR(Objective):
         return self.images.two_views(batch, self.settings.augment, self.settings.augment)
 
     def health(self) -> Health:
-        """Spread of features and projections of the last batch."""
+        """Spread of features and projections of the last batch, and what the contrast tells of pairs."""
         if self.seen is None:
             return Health()
-        return health.joint_embedding(*self.seen, "Lower `lr`, or `temperature` if it is above 0.5.")
+        features_ND, outputs_NE, loss, num_candidates = self.seen
+        advice = "Lower `lr`, or `temperature` if it is above 0.5."
+        spread = health.joint_embedding(features_ND, outputs_NE, advice)
+        nats, sentence = information(loss, num_candidates, self.settings.temperature)
+        return Health({**spread.measures, "information": nats}, spread.signature or sentence)

@@ -36,10 +36,7 @@ class Novelty:
             batch, known = _unseen(batch, hashes, self._contents)
             self._tally.exact_duplicates += known
         if rules.near:
-            none = np.empty(0, dtype=np.uint64)
-            found = (self._module.signature(record, self._corpus) for record in batch)
-            signatures = [none if signature is None else signature for signature in found]
-            batch, known = _unseen(batch, signatures, self._signatures)
+            batch, known = _unseen(batch, self._module.signatures(batch, self._corpus), self._signatures)
             self._tally.near_duplicates += known
         return batch
 

@@ -258,7 +258,7 @@ class _Loop:
 
     def _health(self, batch: list[dict[str, Tensor]]) -> Health:
         health = self.objective.health()
-        return replace(health, signature=health.signature or sameness(batch[0]))
+        return replace(health, signature=sameness(batch[0]) or health.signature)
 
     def _act(
         self, callbacks: Sequence[Callback], measures: Mapping[str, float], verdict: Verdict

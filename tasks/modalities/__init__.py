@@ -99,8 +99,8 @@ class Records(Protocol):
     def content(self, record: Record) -> bytes:
         """What two records share when they are the same, for ids and duplicates."""
 
-    def signature(self, record: Record, corpus: Any) -> NDArray[np.uint64] | None:
-        """Hashes of which near duplicates share at least one; None where a record is too short to tell."""
+    def signatures(self, batch: list[Record], corpus: Any) -> list[NDArray[np.uint64]]:
+        """Per record, hashes of which near duplicates share at least one; none where it says too little."""
 
 
 class Quality(Protocol):

@@ -158,4 +158,4 @@ class Fingerprints:
         from tasks.modalities.text.records import near
 
         signature = near.signature(text, threshold=0.7, shingle_words=3, permutations=64)
-        return {hash64(text.lower().encode()), *(() if signature is None else signature.tolist())}
+        return {hash64(text.lower().encode()), *signature.tolist()}

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -64,19 +65,24 @@ def photographs(num: int, side: int) -> Tensor:
     return torch.from_numpy((255 * (values_N3SS - darkest) / (lightest - darkest)).astype(np.uint8))
 
 
+def write_map(pixels_NCSS: NDArray[np.uint8], folder: Path) -> None:
+    """Decoded pictures as our pipeline leaves them."""
+    values = pa.FixedSizeListArray.from_arrays(pa.array(pixels_NCSS.ravel()), pixels_NCSS[0].size)
+    batch = pa.record_batch([values], names=["pixels"])
+    with (
+        pa.OSFile(str(folder / "pictures-00000.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
+
+
 @contextlib.contextmanager
 def stored() -> Iterator[Path]:
     """A folder with the pictures as a memory map and as files."""
     pixels_NCSS = photographs(NUM_PICTURES, SIDE).numpy()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        values = pa.FixedSizeListArray.from_arrays(pa.array(pixels_NCSS.ravel()), pixels_NCSS[0].size)
-        batch = pa.record_batch([values], names=["pixels"])
-        with (
-            pa.OSFile(str(folder / "pictures-00000.arrow"), "wb") as sink,
-            pa.ipc.new_file(sink, batch.schema) as writer,
-        ):
-            writer.write_batch(batch)
+        write_map(pixels_NCSS, folder)
         for index, pixels_CSS in enumerate(pixels_NCSS):
             Image.fromarray(np.moveaxis(pixels_CSS, 0, 2)).save(folder / f"{index:05d}.png")
         yield folder

@@ -301,10 +301,7 @@ def test_signatures_find_near_duplicates_as_often_as_the_s_curve_says() -> None:
                 other[at] = "changed"
             is_near = similarity(words, other) > 0.9
             assert is_near or similarity(words, other) < 0.8
-            a = records.signature({"text": " ".join(words)}, corpus)
-            b = records.signature({"text": " ".join(other).upper()}, corpus)
-            assert a is not None
-            assert b is not None
+            a, b = records.signatures([{"text": " ".join(words)}, {"text": " ".join(other).upper()}], corpus)
             found[is_near].append(not set(a.tolist()).isdisjoint(b.tolist()))
     assert sum(found[True]) / len(found[True]) > 0.95
     assert sum(found[False]) / len(found[False]) < 0.35
@@ -312,8 +309,8 @@ def test_signatures_find_near_duplicates_as_often_as_the_s_curve_says() -> None:
 
 def test_short_texts_have_no_signature_and_scripts_without_spaces_have_one() -> None:
     corpus = CorpusSettings()
-    assert records.signature({"text": "only four words here"}, corpus) is None
-    assert records.signature({"text": "五つ以上の文字がある日本語の文"}, corpus) is not None
+    texts = [{"text": "only four words here"}, {"text": "五つ以上の文字がある日本語の文"}]
+    assert [len(signature) > 0 for signature in records.signatures(texts, corpus)] == [False, True]
 
 
 def test_content_ignores_case_and_spacing_and_tells_questions_apart() -> None:

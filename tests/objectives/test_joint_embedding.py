@@ -16,6 +16,7 @@ from models.objectives.moco import MoCo
 from models.objectives.simclr import SimCLR
 from models.objectives.simsiam import SimSiam
 from models.parts.batch_norm import across_ranks
+from models.parts.contrast import information
 from tests.tiny import HEADS, IMAGE_SIZE, Pictures, images, tiny_model, tiny_objective
 
 BATCH = Pictures().batch(range(5))
@@ -270,13 +271,31 @@ def test_moco_names_a_queue_of_one_batch() -> None:
     assert "queue holds the keys of 1 steps" in objective.health().signature
 
 
+@pytest.mark.parametrize("name", ["simclr", "moco"])
+def test_a_temperature_far_off_is_named(name: str) -> None:
+    for temperature, expected in (
+        (10.0, "near and far all but count the same"),
+        (0.001, "worse than guessing"),
+    ):
+        objective = tiny_objective(name, temperature=temperature).train()
+        objective(BATCH).loss.backward()
+        torch.optim.SGD(objective.parameters(), 0.01).step()
+        objective.after_step(0.1)
+        assert expected in objective.health().signature
+
+
+def test_information_is_what_the_loss_is_better_than_guessing() -> None:
+    assert information(torch.tensor(math.log(8)), 8, 0.2) == (pytest.approx(0, abs=1e-6), "")
+    assert information(torch.tensor(0.5), 8, 0.2) == (pytest.approx(math.log(8) - 0.5), "")
+
+
 @pytest.mark.parametrize("name", ["simclr", "moco", "byol", "simsiam"])
 def test_pictures_mapped_to_one_point_are_named(name: str) -> None:
     objective = tiny_objective(name).train()
     objective(BATCH).loss.backward()
     torch.optim.SGD(objective.parameters(), 0.01).step()
     objective.after_step(0.1)
-    assert objective.health().signature == ""
+    assert "nearly the same point" not in objective.health().signature
     constant = {
         **BATCH,
         "pixels": torch.full_like(BATCH["pixels"], 128),

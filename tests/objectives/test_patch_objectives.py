@@ -259,6 +259,16 @@ def test_a_target_encoder_that_answers_the_same_everywhere_is_named() -> None:
     assert "answers the same at every place" in health.signature
 
 
+def test_blocks_of_one_patch_are_compared_with_each_other() -> None:
+    mine: IJEPA = objective("ijepa", target_scale=(0.05, 0.05))
+    assert mine.blocks(batch()["key"]).targets.shape[2] == 1
+    mine(batch())
+    assert math.isfinite(mine.health().measures["prediction_deviation"])
+    mine = objective("ijepa", target_scale=(0.05, 0.05), num_targets=1)
+    mine(batch())
+    assert "prediction_deviation" not in mine.health().measures
+
+
 def test_one_answer_for_all_is_named() -> None:
     rotation: Rotation = objective("rotation")
     nn.init.zeros_(rotation.classifier.weight)

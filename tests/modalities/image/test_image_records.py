@@ -194,8 +194,7 @@ def test_near_duplicates_share_a_key_and_others_do_not() -> None:
         return Image.fromarray(coarse).resize((96, 72), Image.Resampling.BICUBIC)
 
     def keys(image: Image.Image, format: str = "PNG", **options: Any) -> set[int]:
-        found = records.signature(normalised(stored(image, format, **options)), CorpusSettings())
-        assert found is not None
+        (found,) = records.signatures([normalised(stored(image, format, **options))], CorpusSettings())
         return set(found.tolist())
 
     originals = [keys(textured(seed)) for seed in range(40)]
@@ -210,7 +209,10 @@ def test_near_duplicates_share_a_key_and_others_do_not() -> None:
     for image in (red, blue):
         image.paste((0, 0, 0), (10, 5, 20, 35))
     assert keys(red).isdisjoint(keys(blue)), "the same shape in another colour"
-    assert records.signature(normalised(stored(Image.new("L", (40, 40), 9))), CorpusSettings()) is None
+    blank_and_red = [normalised(stored(image)) for image in (Image.new("L", (40, 40), 9), red)]
+    blank, of_red = records.signatures(blank_and_red, CorpusSettings())
+    assert not len(blank)
+    assert set(of_red.tolist()) == keys(red)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")

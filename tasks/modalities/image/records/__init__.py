@@ -242,10 +242,13 @@ def content(record: Record) -> bytes:
     return bytes(record["pixels"], "ascii")
 
 
-def signature(record: Record, corpus: CorpusSettings) -> NDArray[np.uint64] | None:
-    """Keys of the perceptual hash and the mean colour; None of a picture that shows nothing."""
+def signatures(batch: list[Record], corpus: CorpusSettings) -> list[NDArray[np.uint64]]:
+    """Per picture, keys of the perceptual hash and the mean colour; none where it shows nothing."""
+    import numpy as np
+
     from tasks.modalities.image.records import likeness
 
-    if record["looks"] is None:
-        return None
-    return likeness.keys([record["looks"]], corpus.duplicates.distance)[0]
+    shown = [record["looks"] for record in batch if record["looks"] is not None]
+    keys = iter(likeness.keys(shown, corpus.duplicates.distance))
+    nothing = np.empty(0, dtype=np.uint64)
+    return [nothing if record["looks"] is None else next(keys) for record in batch]

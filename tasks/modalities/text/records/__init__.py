@@ -298,14 +298,17 @@ def content(record: Record) -> bytes:
     return " ".join(words).encode("utf-8", "replace")
 
 
-def signature(record: Record, corpus: CorpusSettings) -> Signature | None:
-    """Band hashes of the text; records that share one are near duplicates. None for very short ones."""
+def signatures(batch: list[Record], corpus: CorpusSettings) -> list[Signature]:
+    """Per text, band hashes of which near duplicates share one; none for very short ones."""
     from tasks.modalities.text.records import near
 
     how = corpus.duplicates
-    return near.signature(
-        record["text"],
-        threshold=how.threshold,
-        shingle_words=how.shingle_words,
-        permutations=how.permutations,
-    )
+    return [
+        near.signature(
+            record["text"],
+            threshold=how.threshold,
+            shingle_words=how.shingle_words,
+            permutations=how.permutations,
+        )
+        for record in batch
+    ]

@@ -25,8 +25,8 @@ _CHUNK = 4096  # shingles at once: 2 MB of permuted values at 128 permutations, 
 Signature = NDArray[np.uint64]
 
 
-def signature(text: str, *, threshold: float, shingle_words: int, permutations: int) -> Signature | None:
-    """Band hashes of a text, or None where it has fewer words than a shingle.
+def signature(text: str, *, threshold: float, shingle_words: int, permutations: int) -> Signature:
+    """Band hashes of a text; none where it has fewer words than a shingle.
 
     Args:
         text: the text; case and punctuation don't count.
@@ -37,7 +37,7 @@ def signature(text: str, *, threshold: float, shingle_words: int, permutations: 
     words = np.fromiter(map(zlib.crc32, _words(text.lower())), dtype=np.uint32)
     num_shingles = len(words) - shingle_words + 1
     if num_shingles < 1:
-        return None
+        return np.empty(0, dtype=np.uint64)
     shingles = np.zeros(num_shingles, dtype=np.uint32)
     for offset in range(shingle_words):
         shingles *= np.uint32(0x9E3779B1)
