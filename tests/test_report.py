@@ -20,8 +20,8 @@ from tasks import report, stage
 from tasks.config import Adapt, Config, Corpus, Finetune, Pretrain, Recipe, Report, Validate
 from tasks.errors import InputError
 from tasks.journal import Run
-from tasks.pages import curves, figures, mistakes, neighbours, plots, wording
-from tasks.pages.scores import Score, standing
+from tasks.pages import curves, figures, mistakes, neighbours, plots, score_figures, wording
+from tasks.pages.scores import Score, by_task, standing
 
 Line = dict[str, Any]
 LABELS = ["numpy", "pandas", "scipy", "sympy"]
@@ -740,6 +740,19 @@ def test_readings_are_drawn_by_task_in_per_cent(tmp_path: Path) -> None:
     assert one.caption == "c: accuracy of k-NN on validation rows in pretrain, by step."
     assert {"a.b: accuracy, %", "k-NN", "probe", "40"} <= set(re.findall(r">([^<>]+)</text>", both.svg))
     assert len({path.name for path in tmp_path.glob("readings-*.svg")}) == 2
+
+
+def test_arms_of_one_number_of_labels_stand_below_each_other(tmp_path: Path) -> None:
+    rows = [
+        {"task": "t", "arm": arm, "method": method, "budget": "50", "metric": "accuracy", "mean": 0.5,
+         "low": 0.4, "high": 0.6, "seeds": 5}
+        for arm, method in [("pixel_lr", "floor"), ("scratch", "finetune"), ("scratch", "knn")]
+    ]  # fmt: skip
+    (task,) = by_task(rows)
+    plot = score_figures.label_budgets(task, None, tmp_path)
+    assert "with 50 labels" in plot.caption
+    names = [text for text in re.findall(r">([^<>]+)</text>", plot.svg) if "s" in text]
+    assert names == ["scratch, fine-tuned", "scratch, k-NN", "pixels, logistic"]
 
 
 def test_an_a_distance_is_said_as_what_a_classifier_gets_right(whole: str) -> None:

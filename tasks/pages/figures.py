@@ -1,4 +1,4 @@
-"""The figures of the page: label budgets, losses, the transfer gap, confusions."""
+"""The figures of the page: losses, readings, the transfer gap, confusions, maps."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.pages.plots import (
-    ARM_COLOURS,
     BLUE,
     INK,
     MUTED,
     ORANGE,
-    PAPER,
     SERIES,
     Plot,
     draw,
@@ -21,7 +19,6 @@ from tasks.pages.plots import (
     sparse_grid,
     thinned,
 )
-from tasks.pages.scores import Score, TaskScores, arm_name, metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,79 +27,6 @@ SLOT_COLOURS = {"general": BLUE, "domain": ORANGE}
 LARGEST_LABELLED_MATRIX = 20
 MEASURES = {"lr": "learning rate"}
 READINGS = {"knn": "k-NN"}
-
-
-def label_budgets(task: TaskScores, rows_in_all: int | None, folder: Path) -> Plot:
-    """Score against number of labels, one line per arm, intervals as bars.
-
-    Args:
-        task: the scores.
-        rows_in_all: training rows that the budget `all` stands for, where known.
-        folder: where the files go.
-    """
-    positions = _positions(task.budgets, rows_in_all)
-
-    def paint(axes: Axes) -> None:
-        axes.set_xscale("log")
-        sparse_grid(axes, metric_name(task.metric) + (", %" if task.scores[0].unit else ""), "labels")
-        ends = []
-        offsets = _offsets(len(task.lines))
-        for (arm, method), offset in zip(task.lines, offsets, strict=True):
-            scores = [score for b in task.budgets if (score := task.get(arm, method, b)) is not None]
-            ends += _line(axes, scores, [positions[score.budget] * offset for score in scores])
-        axes.set_xticks([positions[b] for b in task.budgets], [_tick(b, rows_in_all) for b in task.budgets])
-        axes.minorticks_off()
-        axes.margins(x=0.06)
-        if len(task.budgets) == 1:
-            only = positions[task.budgets[0]]
-            axes.set_xlim(only / 1.5, only * 1.5)
-        label_ends(axes, ends)
-
-    caption = (
-        f"{task.task}: {metric_name(task.metric)} on test rows by number of labelled training rows. "
-        "Solid: fine-tuned; dashed: linear probe; thin: floors. Bars: 95 % intervals."
-    )
-    return draw(f"label-budgets-{task.task}", caption, paint, folder, size=(4.5, 3.2))
-
-
-def _positions(budgets: Sequence[str], rows_in_all: int | None) -> dict[str, float]:
-    known = {budget: float(budget) for budget in budgets if budget.isdigit() and int(budget) > 0}
-    beyond = 4 * max(known.values(), default=1.0)
-    largest = float(rows_in_all) if rows_in_all else beyond
-    return {budget: known.get(budget, largest) for budget in budgets}
-
-
-def _tick(budget: str, rows_in_all: int | None) -> str:
-    if budget != "all":
-        return f"{int(budget):,}" if budget.isdigit() else budget
-    return f"all\n({rows_in_all:,})" if rows_in_all else "all"
-
-
-def _offsets(count: int) -> list[float]:
-    """Factors that set the bars of neighbouring lines a hair apart on a logarithmic axis."""
-    return [1.012 ** (place - (count - 1) / 2) for place in range(count)]
-
-
-def _line(axes: Axes, scores: Sequence[Score], xs: Sequence[float]) -> list[tuple[float, float, str, str]]:
-    if not scores:
-        return []
-    arm, method = scores[0].arm, scores[0].method
-    colour = ARM_COLOURS.get(arm, MUTED)
-    is_floor, is_probe = method == "floor", method == "probe"
-    ys = [score.mean * score.scale for score in scores]
-    axes.plot(
-        xs, ys, color=colour, linewidth=0.9 if is_floor else 1.6, linestyle=(0, (4, 2)) if is_probe else "-",
-        marker="o", markersize=2.5 if is_floor else 4, markerfacecolor=PAPER if is_probe else colour,
-        markeredgecolor=colour, zorder=2 if is_floor else 3,
-    )  # fmt: skip
-    bars = [(x, s) for x, s in zip(xs, scores, strict=True) if s.interval]
-    if bars:
-        axes.vlines(
-            [x for x, _ in bars], [s.low * s.scale for _, s in bars], [s.high * s.scale for _, s in bars],
-            color=colour, linewidth=0.9, zorder=2,
-        )  # fmt: skip
-    suffix = ", probe" if is_probe else ""
-    return [(xs[-1], ys[-1], f"{arm_name(arm)}{suffix}", colour)]
 
 
 def losses(stage: str, curves: Mapping[str, Any], folder: Path) -> Plot:

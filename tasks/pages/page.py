@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import layout, modalities
-from tasks.pages import curves, figures, mistakes, neighbours, verdict, wording
+from tasks.pages import curves, figures, mistakes, neighbours, score_figures, verdict, wording
 from tasks.pages.evidence import TRAINING_STAGES, Evidence, Json
 from tasks.pages.lineage import all_units, costs, lineage
 from tasks.pages.plots import SERIES
@@ -59,7 +59,7 @@ def render(evidence: Evidence, plots: Path, sections: Sequence[Section] = ()) ->
         {
             "scores": task,
             "sentences": verdict.on_task(task) if len(tasks) > 1 else [],
-            "plot": figures.label_budgets(task, _rows_in_all(evidence, task.task), plots),
+            "plot": score_figures.label_budgets(task, _rows_in_all(evidence, task.task), plots),
             "others": [
                 s for s in by_metric(evidence.summary) if s.task == task.task and s.metric != task.metric
             ],

@@ -15,9 +15,12 @@ from typing import Any, Literal
 Standing = Literal["above", "below", "overlapping", "unknown"]
 
 TRAINED_ARMS = ("scratch", "pretrained", "adapted")
-METHODS = ("finetune", "probe", "floor")
+METHODS = ("finetune", "probe", "knn", "floor")
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_character", "word_error_rate", "error"})
-ARM_NAMES = {"majority": "majority class", "tfidf": "tf-idf"}
+ARM_NAMES = {
+    "majority": "majority class", "tfidf": "tf-idf", "hog": "HOG", "pixel_knn": "pixels, k-NN",
+    "pixel_lr": "pixels, logistic",
+}  # fmt: skip
 METHOD_NAMES = {"finetune": "fine-tuned", "probe": "linear probe", "knn": "k-NN", "floor": "floor"}
 METRIC_NAMES = {
     "macro_f1": "macro-F1", "f1_macro": "macro-F1", "micro_f1": "micro-F1", "f1": "F1",
@@ -169,7 +172,7 @@ class TaskScores:
 
     @property
     def lines(self) -> list[tuple[str, str]]:
-        """(arm, method) of every line of the table: fine-tuned, probes, then floors."""
+        """(arm, method) of every line of the table: fine-tuned, probes, neighbours, then floors."""
         found = {(score.arm, score.method) for score in self.scores}
         return sorted(
             found, key=lambda line: (_place(METHODS, line[1]), _place(TRAINED_ARMS, line[0]), line[0])
