@@ -211,8 +211,9 @@ def architecture_config(architecture: str, settings: Mapping[str, Any]) -> Any:
         raise UnknownEncoder(
             f"unknown architecture {architecture!r}; transformers knows {known} and more"
         ) from None
+    fields = _known_fields(config, settings)
     with _checked_values(architecture):
-        made = AutoConfig.for_model(architecture, **_known_fields(config, settings))
+        made = AutoConfig.for_model(architecture, **fields)
     if "image_size" in settings and hasattr(made, "patch_size"):
         picture_weights.check_size(made.image_size, made.patch_size)
     return made

@@ -21,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 
 from models.settings import setting
 from tasks import modalities
-from tasks.config import PARAMS, Config, Corpus, Pretrain, Recipe
+from tasks.config import PARAMS, Config, Corpus, Encoder, Pretrain, Recipe
 from tasks.errors import InputError, unknown
 
 
@@ -204,6 +204,8 @@ def _impossible(config: Config) -> Iterator[str]:
         yield from _foreign_objective(at, recipe)
         if recipe.encoder not in config.encoders:
             yield f"{at}.encoder: {unknown('encoder', recipe.encoder, config.encoders)}"
+        else:
+            yield from _unfit_encoder(at, recipe, config.encoders[recipe.encoder])
         if recipe.pretrain.steps and recipe.general == "none":
             yield f"{at}.pretrain.steps: must be 0 where `general` is none; name a corpus"
         if recipe.adapt.steps and getattr(recipe, recipe.adapt.corpus) == "none":
@@ -233,6 +235,19 @@ def _foreign_objective(at: str, recipe: Recipe) -> Iterator[str]:
     name: str = recipe.pretrain.objective.name  # type: ignore[attr-defined]  # the union's tag
     if name not in fitting:
         yield f"{at}.pretrain.objective.name: {unknown(f'{recipe.modality} objective', name, fitting)}"
+
+
+def _unfit_encoder(at: str, recipe: Recipe, encoder: Encoder) -> Iterator[str]:
+    """An architecture that is unknown or cannot read the inputs; released weights are seen when loaded."""
+    from models.encoders import architecture_config
+
+    if encoder.architecture is None:
+        return
+    try:
+        config = architecture_config(encoder.architecture, encoder.config)
+        modalities.tensors(recipe.modality).check_encoder(config, recipe)
+    except ValueError as error:
+        yield f"{at}.encoder: {recipe.encoder}: {error}"
 
 
 def main() -> None:

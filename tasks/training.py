@@ -70,7 +70,7 @@ def build_objective(name: str, config: Config, stage: Path | None = None) -> Obj
             seed=config.seed,
         )
         tokens.check_vocabulary(model, decided.get("vocab_size", 0))
-        tokens.check_length(model, getattr(recipe.prepare, "sequence_length", 0))
+        tensors.check_encoder(model.config, recipe)
         objective = kind(model, wanted, **tensors.constants(prepared, source))
     except ValueError as error:
         raise InputError(f"recipes.{name}: {error}") from error

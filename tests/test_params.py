@@ -76,6 +76,9 @@ def test_settings_are_frozen_and_complete(tmp_path: Path) -> None:
         ("name: masked_lm", "name: masked", "recipes.mine.pretrain.objective.name: unknown name 'masked'; did you mean 'masked_lm'?"),
         ("name: masked_lm", "name: masked_lm, p: 1", "objective.p: unknown key 'p'; known: chunk_tokens, mask_probability"),
         ("encoder: small", "encoder: smal", "recipes.mine.encoder: unknown encoder 'smal'; did you mean 'small'?"),
+        ("architecture: bert", "architecture: bort", "recipes.mine.encoder: small: unknown architecture 'bort'"),
+        ("hidden_size: 32", "hiden_size: 32", "recipes.mine.encoder: small: bert has no config field 'hiden_size'"),
+        ("prepare: {}", "prepare: {sequence_length: 600}", "small: sequence_length 600 is longer than the 512 positions"),
         ("general: notes", "general: note", "recipes.mine.general: unknown corpus 'note'; did you mean 'notes'?"),
         ("general: notes", "general: none", "recipes.mine.pretrain.steps: must be 0 where `general` is none"),
         ("steps: 10", "probe_every: 5", "recipes.mine.pretrain.probe_every: must be 0 where `tasks` names no labelled set of kind"),
@@ -92,6 +95,22 @@ def test_mistake_is_named_with_path_value_and_choices(
 ) -> None:
     assert old in GOOD
     assert sentence in refusal(GOOD.replace(old, new), tmp_path)
+
+
+def test_examples_must_fit_the_encoder_where_there_are_tasks(tmp_path: Path) -> None:
+    long_ones = GOOD.replace("prepare: {}", "prepare: {task_length: 600}")
+    assert load(long_ones, tmp_path).recipe("mine").tasks == "none"
+    with_tasks = long_ones.replace("tasks: none", "tasks: notes")
+    assert "small: task_length 600 is longer than the 512 positions" in refusal(with_tasks, tmp_path)
+
+
+def test_pictures_must_be_filled_by_patches(tmp_path: Path) -> None:
+    pictures = GOOD.replace("modality: text", "modality: image").replace("masked_lm", "mae")
+    pictures = pictures.replace("none: {modality: image}", "none: {modality: text}")
+    text = refusal(
+        pictures.replace("bert, config: {hidden_size: 32}", "vit, config: {patch_size: 15}"), tmp_path
+    )
+    assert "recipes.mine.encoder: small: pictures of 224 pixels cannot be cut into patches of 15" in text
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -5,25 +5,26 @@ Legend: B rows, L tokens of a row, K positions that are read, D width, V vocabul
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from models.encoders import UnknownEncoder
 from models.parts import last_layer
 from models.text.attention import packed_mask, packed_positions
 
 
-def check_length(model: PreTrainedModel, length: int) -> None:
-    """Refuse rows that are longer than the encoder has positions for."""
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is not None and length > longest:
-        raise UnknownEncoder(
-            f"sequence_length {length} is longer than the {longest} positions of the encoder; "
-            f"lower `prepare.sequence_length` to {longest} or raise `max_position_embeddings` in its config"
-        )
+def check_lengths(config: PretrainedConfig, lengths: Mapping[str, int]) -> None:
+    """Refuse rows that are longer than the encoder has positions for; lengths by name of their setting."""
+    longest = getattr(config, "max_position_embeddings", None)
+    for name, length in lengths.items():
+        if longest is not None and length > longest:
+            raise UnknownEncoder(
+                f"{name} {length} is longer than the {longest} positions of the encoder; "
+                f"lower `prepare.{name}` to {longest} or raise `max_position_embeddings` in its config"
+            )
 
 
 def check_vocabulary(model: PreTrainedModel, vocabulary_size: int) -> None:

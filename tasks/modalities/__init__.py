@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
     from numpy.typing import NDArray
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from models.settings import Settings
     from tasks.config import Columns, Config, Corpus, Recipe, Validate
@@ -185,6 +185,13 @@ class Tensors(Protocol):
 
     def encoder_config(self, prepared: Path) -> dict[str, Any]:
         """Fields of the encoder's config that the data decides (text: `vocab_size`, special ids)."""
+
+    def check_encoder(self, config: PretrainedConfig, recipe: Recipe) -> None:
+        """Refuse an encoder that cannot read what the recipe's `prepare` makes.
+
+        Raises:
+            ValueError: says which setting would do.
+        """
 
     def constants(self, prepared: Path, weights: str | None = None) -> dict[str, Any]:
         """Facts about the prepared data that objectives are constructed with (text: `vocabulary`).

@@ -19,7 +19,7 @@ from tasks.errors import InputError, unknown
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from tasks.config import Recipe
     from tasks.engine.loader import Batches
@@ -166,6 +166,14 @@ def encoder_config(prepared: Path) -> dict[str, Any]:
     """Size and number of channels of what the encoder sees."""
     manifest = _manifest(prepared)
     return {"image_size": manifest["image_size"], "num_channels": manifest["channels"]}
+
+
+def check_encoder(config: PretrainedConfig, recipe: Recipe) -> None:
+    """Refuse pictures that the encoder's patches do not fill."""
+    from models.image.picture_weights import check_size
+
+    if hasattr(config, "patch_size"):
+        check_size(cast("PrepareSettings", recipe.prepare).image_size, config.patch_size)
 
 
 def constants(prepared: Path, weights: str | None = None) -> dict[str, Any]:

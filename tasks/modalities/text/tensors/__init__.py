@@ -20,7 +20,7 @@ from tasks.errors import InputError, unknown
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
     from models.text.vocabulary import Vocabulary
     from tasks.config import Recipe
@@ -245,6 +245,17 @@ def encoder_config(prepared: Path) -> dict[str, Any]:
         "eos_token_id": tokenizer.eos_token_id,
     }
     return {"vocab_size": len(tokenizer), **named}
+
+
+def check_encoder(config: PretrainedConfig, recipe: Recipe) -> None:
+    """Refuse rows of more tokens than the encoder has positions for."""
+    from models.text.tokens import check_lengths
+
+    settings = cast("PrepareSettings", recipe.prepare)
+    lengths = {"sequence_length": settings.sequence_length, "task_length": settings.task_length}
+    if recipe.tasks == "none":
+        del lengths["task_length"]
+    check_lengths(config, lengths)
 
 
 def constants(prepared: Path, weights: str | None = None) -> dict[str, Any]:
