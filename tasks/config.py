@@ -196,6 +196,11 @@ class Finetune(TrainSettings):
         ("probe", "finetune"),
         "Linear probe and nearest neighbours (classification alone) on frozen features, full fine-tuning.",
     )
+    floors: bool = setting(
+        True,
+        "Whether what needs no encoder (majority, raw inputs) is measured beside the arms; of recipes that "
+        "share a labelled set, one is enough.",
+    )
     pooling: Literal["first", "mean", "cells"] = setting(
         "mean",
         "How token features become one vector; cells puts the means of 4 x 4 parts of a picture side by side "

@@ -163,8 +163,9 @@ def grid(
             if embeds or {"probe", "knn"} & set(settings.methods):
                 where = folder / task.name / arm.name / "probe"
                 made.append(Job(task, arm, "probe", task.points, seeds, settings, embeds, False, where))
-        where = folder / task.name / FLOORS
-        made.append(Job(task, None, "floor", task.points, seeds, settings, False, False, where))
+        if settings.floors:
+            where = folder / task.name / FLOORS
+            made.append(Job(task, None, "floor", task.points, seeds, settings, False, False, where))
     return made
 
 

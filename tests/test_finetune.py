@@ -21,6 +21,8 @@ import transformers
 
 from models import heads
 from tasks import finetune, layout, params, prepare, stage
+from tasks.config import Finetune
+from tasks.downstream.jobs import Arm, Task
 from tasks.errors import InputError
 from tests.tiny import TINY, tiny_model
 
@@ -123,6 +125,15 @@ def test_results_have_every_arm_method_budget_seed_and_metric_once(done: Path) -
     assert len(keys) == len(set(keys)) == len(trained + floors) * 2 * 2 * 2
     assert {key[:2] for key in keys} == {*trained, *floors}
     assert {key[3] for key in keys} == {3, 4}  # the project's seed and the next
+
+
+def test_floors_can_be_left_to_another_recipe(tmp_path: Path) -> None:
+    task = Task("living", "classification", "text", ("animals", "plants"), (8,), None, tmp_path)
+    arms = [Arm("pretrained", tmp_path / "model", True)]
+    for measured in (True, False):
+        jobs = finetune.grid([task], arms, Finetune(floors=measured), (0,), tmp_path)
+        assert {"probe", "finetune"} < {"floor", *(job.method for job in jobs)}
+        assert ("floor" in {job.method for job in jobs}) is measured
 
 
 def test_predictions_and_embeddings_cover_the_test_rows(done: Path) -> None:
