@@ -214,6 +214,8 @@ def _impossible(config: Config) -> Iterator[str]:
             yield f"{at}.adapt.replay_fraction: must be 0 where `general` is none"
         sets = config.corpora[recipe.tasks].tasks.values() if recipe.tasks in config.corpora else ()
         for stage in ("pretrain", "adapt"):
+            if getattr(recipe, stage).on_collapse == "roll_back" and not getattr(recipe, stage).health_every:
+                yield f"{at}.{stage}.health_every: must not be 0 where `on_collapse` is roll_back"
             if getattr(recipe, stage).probe_every and "classification" not in {task.kind for task in sets}:
                 yield (
                     f"{at}.{stage}.probe_every: must be 0 where `tasks` names no labelled set of kind "

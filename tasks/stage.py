@@ -53,12 +53,14 @@ class Outcome:
         samples: rows, sequences, ... that it worked through.
         units: tokens, images, ... that it worked through.
         unit: the unit's name.
+        earlier_seconds: spent on it by processes that were killed on the way.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     samples: float = 0
     units: float = 0
     unit: str = ""
+    earlier_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ def execute(stage: str, name: str, work: Work, inputs: Inputs, config: Config) -
                 journal.dataset(str(path.parent), _digest(path)[:32], str(path.parent), stage)
         outcome = work(Context(name, config, journal, layout.checkpoints(key)))
         journal.log(dict(outcome.metrics), step=0)
-        record = _record(stage, name, outcome, time.perf_counter() - began, journal.id())
+        seconds = outcome.earlier_seconds + time.perf_counter() - began
+        record = _record(stage, name, outcome, seconds, journal.id())
     if is_first():
         _write(layout.record(name, stage), record)
         if stage != "ingest":

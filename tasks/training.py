@@ -173,7 +173,7 @@ def run(
     """
     progress, began = Progress(title, settings.steps), time.perf_counter()
     samples = settings.steps * settings.batch_size
-    with _fitting(settings):
+    with _fitting(settings, objective):
         flops = samples * compute.per_sample(objective, batches)
 
     def track(event: Event) -> None:
@@ -193,7 +193,7 @@ def run(
         progress.tell(scores)
         return scores
 
-    with _fitting(settings):
+    with _fitting(settings, objective):
         history = train(
             objective,
             batches,
@@ -209,7 +209,8 @@ def run(
         _tell_cost(title, readings.seconds, time.perf_counter() - began)
     metrics = {f"heldout_{slot}": loss for slot, loss in _last(history.evaluations).items()}
     metrics["teraflop"] = flops / 1e12
-    outcome = Outcome(metrics, samples, samples * batches.units_per_sample, batches.unit)
+    units = samples * batches.units_per_sample
+    outcome = Outcome(metrics, samples, units, batches.unit, history.earlier_seconds)
     return Trained(history, outcome, flops)
 
 
@@ -220,19 +221,24 @@ def _tell_cost(title: str, seconds: float, whole: float) -> None:
 
 
 @contextlib.contextmanager
-def _fitting(settings: SelfSupervised) -> Iterator[None]:
-    """What is wrong with the size of a batch, as something that a person can mend."""
+def _fitting(settings: SelfSupervised, objective: Objective) -> Iterator[None]:
+    """What is wrong with the size of a batch or with recomputing, as something that a person can mend."""
     given = f"batch_size {settings.batch_size}, micro_batches {settings.micro_batches}"
     try:
         yield
     except LoneSample as error:
         raise InputError(f"{given}: {error}") from error
+    except encoders.UnknownEncoder as error:
+        raise InputError(str(error)) from error
     except (MemoryError, RuntimeError) as error:
         if not is_exhausted(error):
             raise
+        can_recompute = objective.encoder.supports_gradient_checkpointing
+        recompute = "set `gradient_checkpointing: true`, " if can_recompute else ""
         raise InputError(
-            f"{given}: a step does not fit into memory; checkpoints are kept. Raise `micro_batches`, lower "
-            "`batch_size`, set `gradient_checkpointing: true`, or give the objective fewer or smaller crops."
+            f"{given}: a step does not fit into memory; checkpoints are kept. Lower `batch_size`, "
+            f"{recompute}raise `micro_batches` (of which each compares its own samples alone), or give the "
+            "objective fewer or smaller crops."
         ) from error
 
 

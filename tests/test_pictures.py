@@ -199,3 +199,22 @@ def test_short_rows_on_cpu_are_attended_by_products_in_every_model_of_a_module()
     assert chosen[2] == "sdpa"
     before = features(encoder("vit"), pictures())
     torch.testing.assert_close(features(module[0], pictures()), before, rtol=1e-5, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_encoders_that_join_their_patches_have_a_mean_and_no_class_token() -> None:
+    config = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1], "window_size": 2, "patch_size": 4}
+    swin = encoders.build(
+        "AutoModel", architecture="swin", source=None, config={**config, "image_size": 16}, seed=0
+    ).eval()
+    last_BLD = swin(pictures()).last_hidden_state
+    torch.testing.assert_close(features(swin, pictures(), "mean"), last_BLD.mean(1))
+    with pytest.raises(encoders.UnknownEncoder, match="swin has no class token; use the mean"):
+        features(swin, pictures(), "class")
+    with pytest.raises(encoders.UnknownEncoder, match="swin joins its patches on the way"):
+        patches(swin, pictures())
+
+
+def test_encoders_beside_the_known_ones_read_crops_of_another_size() -> None:
+    config = {**CONFIGS["vit"], "image_size": 16}
+    deit = encoders.build("AutoModel", architecture="deit", source=None, config=config, seed=0).eval()
+    assert features(deit, pictures(8), "class").shape == (3, 16)

@@ -12,6 +12,7 @@ of a patch.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal, cast
 
 import torch
@@ -42,8 +43,8 @@ def features(encoder: PreTrainedModel, pixel_values: Tensor, pooling: Pooling = 
         return encode_visible(encoder, pixel_values, None, first_only=True)[:, 0]
     tokens_BLD, num_first = _tokens(encoder, pixel_values)
     if pooling == "mean":
-        return tokens_BLD[:, num_first:].mean(1)
-    if not num_first:
+        return tokens_BLD[:, max(0, num_first) :].mean(1)
+    if num_first < 1:
         raise UnknownEncoder(f"{encoder.config.model_type} has no class token; use the mean of its patches")
     return tokens_BLD[:, 0]
 
@@ -65,6 +66,11 @@ def patches(encoder: PreTrainedModel, pixel_values: Tensor) -> Tensor:
     if not is_patch_based(encoder):
         return cast("Tensor", _map(encoder, pixel_values).last_hidden_state.flatten(2).transpose(1, 2))
     tokens_BLD, num_first = _tokens(encoder, pixel_values)
+    if num_first < 0:
+        raise UnknownEncoder(
+            f"{encoder.config.model_type} joins its patches on the way, so that none can be looked at in the "
+            f"end; choose one of {', '.join(PATCH_TRANSFORMERS)}"
+        )
     return tokens_BLD[:, num_first:]
 
 
@@ -182,11 +188,13 @@ def take(rows_BPD: Tensor, index_BK: Tensor) -> Tensor:
 
 
 def _tokens(encoder: PreTrainedModel, pixel_values: Tensor) -> tuple[Tensor, int]:
-    """All tokens after the last layer, and how many stand before the patches."""
+    """All tokens after the last layer, and how many stand before the patches; fewer than 0 of joined ones."""
     if encoder.config.model_type in PATCH_TRANSFORMERS:
         tokens_BLD = encode_visible(encoder, pixel_values, None)
     else:
-        tokens_BLD = encoder(pixel_values=pixel_values).last_hidden_state
+        takes = inspect.signature(encoder.forward).parameters
+        any_size = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
+        tokens_BLD = encoder(pixel_values=pixel_values, **any_size).last_hidden_state
     side = patch_side(encoder)
     num_patches = (pixel_values.shape[2] // side) * (pixel_values.shape[3] // side)
     return tokens_BLD, tokens_BLD.shape[1] - num_patches

@@ -72,7 +72,8 @@ class Objective(nn.Module):
     Constructed as `Objective(model, settings, **constants)`, where `constants` are facts about the
     prepared data that the modality states (for text: `vocabulary`). Random choices (masks, spans)
     are drawn in `forward` from `batch["key"]`, one integer per sample, so that they are pure
-    functions of (seed, position) and never of the rank or of what ran before.
+    functions of (seed, position) and never of the rank or of what ran before. (Sizes that a whole part
+    of a batch must share, such as those of I-JEPA's blocks, are drawn from its first key.)
 
     Attributes:
         Settings: the hyper-parameters, in the paper's words.
@@ -94,6 +95,9 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> Step:
         """Loss and metrics of one batch."""
         raise NotImplementedError
+
+    def begin(self) -> None:
+        """A training starts from these weights, also those that another has left; not called on resume."""
 
     def after_step(self, progress: float) -> None:
         """What changes by time rather than by gradient: teachers, queues, temperatures.

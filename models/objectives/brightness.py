@@ -68,6 +68,8 @@ class Brightness(Objective):
         if self.seen is None:
             return Health()
         features_ND, predicted_N, target_N = self.seen
+        if len(target_N) < 2:  # one picture has no deviation
+            return Health(health.measures(features_ND))
         spread = float(predicted_N.std(correction=0) / target_N.std(correction=0).clamp(min=1e-6))
         signature = ""
         if spread < _STILL:

@@ -53,7 +53,7 @@ class DeCLUTR(MaskedLM):
         embeddings_2BD = mean_pool(features_2BSD, is_token_2BS)
         if self.training:
             self.seen = token_health.sample(embeddings_2BD)
-        contrast, found = nt_xent(embeddings_2BD, self.settings.temperature)
+        contrast, found = nt_xent(embeddings_2BD, self.settings.temperature, joins_ranks=self.training)
         index_2BKD = masked.positions.unsqueeze(-1).expand(-1, -1, features_2BSD.shape[-1])
         language = self.predict(features_2BSD.gather(1, index_2BKD), masked.labels)
         metrics = {

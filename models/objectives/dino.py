@@ -109,10 +109,11 @@ class DINO(Objective):
         self.register_buffer("centre_K", torch.zeros(settings.prototypes))
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         across_ranks(self)
-        self.waiting: list[Tensor] = []
+        self.waiting: list[tuple[Tensor, int]] = []
         # of a step that did not finish nothing may reach the step after it is taken back
         self.register_load_state_dict_post_hook(lambda *_: self.waiting.clear())
-        self.seen: tuple[Tensor, Tensor, Tensor] | None = None
+        self.seen: tuple[Tensor, Tensor] | None = None
+        self.target_K: Tensor | None = None
 
     def forward(self, batch: Batch) -> Step:
         """Mean over all pairs of a global crop for the teacher and another crop for the student."""
@@ -127,8 +128,9 @@ class DINO(Objective):
         target_VBK = self.sharpened(self.centred(teacher_VBK))
         entropy = torch.special.entr(target_VBK).sum(2).mean() / math.log(self.settings.prototypes)
         if self.training:
-            self.waiting.append(teacher_VBK.mean((0, 1)))
-            self.seen = health.sample(features_VBD[0][:num]), entropy, target_VBK.mean((0, 1))
+            sums_2K = torch.stack([teacher_VBK.sum((0, 1)), target_VBK.sum((0, 1))])
+            self.waiting.append((sums_2K, GLOBAL_CROPS * num))
+            self.seen = health.sample(features_VBD[0][:num]), entropy
         return Step(self.cross_entropy(target_VBK, student_VBK), {"teacher_entropy": entropy}, num)
 
     def cross_entropy(self, target_VBK: Tensor, student_VBK: Tensor) -> Tensor:
@@ -199,23 +201,28 @@ class DINO(Objective):
         """How much of itself the teacher keeps."""
         return cosine_momentum(self.settings.momentum, progress)
 
+    def begin(self) -> None:
+        """Put the clock of temperature and prototypes back."""
+        self.progress.zero_()
+
     def after_step(self, progress: float) -> None:
         """Let the teacher follow, and the centre follow the step's outputs of all ranks."""
         self.progress.fill_(progress)
         self.teacher.update(self.encoder, self.head, momentum=self.momentum(progress))
         if self.waiting:
-            mean_K = total(torch.stack(self.waiting).mean(0)) / world_size()
-            self.centre_K.lerp_(mean_K, 1 - self.settings.centre_momentum)
+            num = sum(num for _, num in self.waiting)
+            outputs_K, self.target_K = torch.stack([sums_2K for sums_2K, _ in self.waiting]).sum(0) / num
+            self.centre_K.lerp_(total(outputs_K) / world_size(), 1 - self.settings.centre_momentum)
             self.waiting = []
 
     def health(self) -> Health:
         """Spread of features, and whether the teacher says the same of all pictures: nothing, or one word."""
-        if self.seen is None:
+        if self.seen is None or self.target_K is None:
             return Health()
-        features_ND, entropy, mean_K = self.seen
+        features_ND, entropy = self.seen
         progress = float(self.progress)
         teacher = self.teacher.health(self.encoder, self.head, progress=progress)
-        used = float(torch.special.entr(mean_K).sum().exp())
+        used = float(torch.special.entr(self.target_K).sum().exp())
         measures = {"teacher_entropy": float(entropy), "prototypes_used": used}
         signature = self.uniform(float(entropy), progress) or one_for_all(used) or teacher.signature
         return Health({**health.measures(features_ND), **measures, **teacher.measures}, signature)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models.image.augment.views import MAE, Augment
+from models.image.augment.views import IJEPA as PAPER
+from models.image.augment.views import Augment
 from models.image.images import Images
 from models.image.patch_decoder import PatchDecoder
 from models.image.patch_masks import Blocks, multi_block
@@ -30,6 +31,7 @@ from models.parts import health
 from models.parts.teacher import Teacher
 from models.settings import Settings, setting
 
+_LEAST_SIDE = 3  # patches
 _FLAT_TARGET = 0.05  # of the targets' deviation, over places or over pictures
 _FLAT_PREDICTION = 0.01  # of the same; slow runs that recovered stood at 0.013 and above
 
@@ -47,7 +49,7 @@ class IJEPASettings(Settings):
     predictor_width: int = setting(384, "Width of the predictor.", ge=4)
     predictor_layers: int = setting(6, "Layers of the predictor.", ge=1)
     predictor_heads: int = setting(12, "Attention heads of the predictor.", ge=1)
-    augment: Augment = setting(MAE, "What may happen to the picture before it is masked.")
+    augment: Augment = setting(PAPER, "What may happen to the picture before it is masked.")
 
     def __post_init__(self) -> None:
         for name, largest in (("target_scale", 1.0), ("target_ratio", float("inf")), ("context_scale", 1.0)):
@@ -70,6 +72,11 @@ class IJEPA(Objective):
         self.settings = settings
         self.images = images
         self.grid_side = grid_side(model, images.size)
+        if self.grid_side < _LEAST_SIDE:
+            raise ValueError(
+                f"{self.grid_side} x {self.grid_side} patches leave no context beside the targets; "
+                f"give `image_size` at least {_LEAST_SIDE} patches a side, or a smaller `patch_size`"
+            )
         self.predictor = PatchDecoder(
             width(model),
             width(model),

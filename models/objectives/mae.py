@@ -75,6 +75,11 @@ class MAE(Objective):
         self.settings = settings
         self.images = images
         self.side = patch_side(model)
+        if grid_side(model, images.size) < 2:
+            raise ValueError(
+                f"a picture of {images.size} pixels is one patch of {self.side}: there is nothing to see of "
+                "what is hidden; raise `image_size`, or give a smaller `patch_size`"
+            )
         self.decoder = PatchDecoder(
             width(model),
             self.side**2 * images.channels,

@@ -126,8 +126,10 @@ class MoCo(Objective):
 
     def against_batch(self, query_BE: Tensor, key_BE: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, times 2 × temperature as in v3, and accuracy of telling each query's key from all ranks'."""
-        own_B = torch.arange(len(query_BE), device=query_BE.device) + rank() * len(query_BE)
-        loss, found = self.info_nce(query_BE @ gather(key_BE).T, own_B)
+        own_B = torch.arange(len(query_BE), device=query_BE.device)
+        if self.training:  # evaluation is asked of one rank alone
+            own_B, key_BE = own_B + rank() * len(query_BE), gather(key_BE)
+        loss, found = self.info_nce(query_BE @ key_BE.T, own_B)
         return loss * 2 * self.settings.temperature, found
 
     def info_nce(self, cosines: Tensor, own_B: Tensor) -> tuple[Tensor, Tensor]:

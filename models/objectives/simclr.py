@@ -65,7 +65,7 @@ class SimCLR(Objective):
         views_2BCHW = torch.cat(list(self.views(batch).values()))
         features_2BD = features(self.encoder, views_2BCHW, self.settings.pooling)
         outputs_2BE = self.projector(features_2BD)
-        loss, found = nt_xent(outputs_2BE, self.settings.temperature)
+        loss, found = nt_xent(outputs_2BE, self.settings.temperature, joins_ranks=self.training)
         if self.training:
             features_ND, outputs_NE = health.sample(features_2BD[:num]), health.sample(outputs_2BE[:num])
             self.seen = features_ND, outputs_NE, loss.detach(), 2 * num * world_size() - 1

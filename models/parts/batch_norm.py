@@ -41,22 +41,18 @@ def by_earlier_batches(module: nn.Module) -> None:
 
 @torch.no_grad()
 def _forward_by_earlier(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
-    def normalised() -> Tensor:
-        return nn.functional.batch_norm(
-            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-        )
-
-    if not norm.training:
-        return normalised()
-    assert norm.num_batches_tracked is not None
-    is_first = int(norm.num_batches_tracked) == 0
-    before = None if is_first else normalised()
-    values = x.float()
-    num_values = x.numel() // x.shape[1] * world_size()
-    mean_C = _mean(values)
-    variance_C = _mean((values - mean_C.view([1, -1] + [1] * (x.ndim - 2))).square())
-    _follow(norm, mean_C, variance_C * num_values / max(1, num_values - 1), at_first=1.0)
-    return normalised() if before is None else before
+    mean_C, variance_C = norm.running_mean, norm.running_var
+    assert mean_C is not None
+    assert variance_C is not None
+    if norm.training:
+        assert norm.num_batches_tracked is not None
+        is_first = norm.num_batches_tracked == 0
+        own_mean_C, own_variance_C = _statistics(x.float())
+        unbiased_C = own_variance_C * _unbiased(x)
+        mean_C = torch.where(is_first, own_mean_C, mean_C)
+        variance_C = torch.where(is_first, unbiased_C, variance_C)
+        _follow(norm, own_mean_C, unbiased_C, at_first=1.0)
+    return nn.functional.batch_norm(x, mean_C, variance_C, norm.weight, norm.bias, eps=norm.eps)
 
 
 def _forward(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
@@ -72,14 +68,24 @@ def _forward(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
         return type(norm).forward(norm, x)
     shape = [1, -1] + [1] * (x.ndim - 2)
     values = x.float()
-    mean_C = _mean(values)
-    centred = values - mean_C.view(shape)
-    variance_C = _mean(centred.square())
-    _follow(norm, mean_C.detach(), variance_C.detach() * (num_values / (num_values - 1)))
-    scale_C = torch.rsqrt(variance_C + norm.eps)
+    mean_C, variance_C = _statistics(values)
+    _follow(norm, mean_C.detach(), variance_C.detach() * _unbiased(x))
+    centred, scale_C = values - mean_C.view(shape), torch.rsqrt(variance_C + norm.eps)
     if not norm.affine:
         return (centred * scale_C.view(shape)).to(x.dtype)
     return (centred * (scale_C * norm.weight).view(shape) + norm.bias.view(shape)).to(x.dtype)
+
+
+def _statistics(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel."""
+    mean_C = _mean(values)
+    return mean_C, _mean((values - mean_C.view([1, -1] + [1] * (values.ndim - 2))).square())
+
+
+def _unbiased(x: Tensor) -> float:
+    """Factor from the variance of the values of all ranks to an estimate without bias."""
+    num_values = x.numel() // x.shape[1] * world_size()
+    return num_values / max(1, num_values - 1)
 
 
 def _mean(values: Tensor) -> Tensor:
@@ -95,7 +101,7 @@ def _follow(
     if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
         return
     norm.num_batches_tracked += 1
-    num = float(norm.num_batches_tracked)
-    share = 1 / num if norm.momentum is None else max(norm.momentum, at_first / num)
+    least = 1.0 if norm.momentum is None else at_first
+    share = (least / norm.num_batches_tracked.float()).clamp(min=norm.momentum or 0.0)
     norm.running_mean.lerp_(mean_C, share)
     norm.running_var.lerp_(variance_C, share)

@@ -20,22 +20,23 @@ LEAST_NATS = 0.2  # over guessing, that must be within reach
 WORST_NATS = -10.0  # against guessing: at the papers' temperatures untrained encoders stay above -5
 
 
-def nt_xent(embeddings_2BD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def nt_xent(embeddings_2BD: Tensor, temperature: float, *, joins_ranks: bool = True) -> tuple[Tensor, Tensor]:
     """Normalised temperature-scaled cross-entropy over the samples of all ranks.
 
     Args:
         embeddings_2BD: one embedding of each sample, then the other of each in the same order.
         temperature: divisor of the cosines.
+        joins_ranks: False where one rank asks alone, as in evaluation.
 
     Returns:
         The mean over this rank's 2B embeddings, and the share whose nearest other one is its partner.
     """
     own_2BD = nn.functional.normalize(embeddings_2BD, dim=-1)
     num = len(own_2BD)
-    all_W2BD = gather(own_2BD)
+    all_W2BD, start = (gather(own_2BD), rank() * num) if joins_ranks else (own_2BD, 0)
     row_2B = torch.arange(num, device=own_2BD.device)
-    own_index_2B = row_2B + rank() * num
-    partner_2B = (row_2B + num // 2) % num + rank() * num
+    own_index_2B = row_2B + start
+    partner_2B = (row_2B + num // 2) % num + start
     cosines = own_2BD @ all_W2BD.T / temperature
     cosines = cosines.scatter(1, own_index_2B[:, None], float("-inf"))
     loss = nn.functional.cross_entropy(cosines, partner_2B)

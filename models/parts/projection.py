@@ -3,7 +3,7 @@
 Each is a stack of linear layers with batch normalisation and ReLU between them; what differs
 between papers is the number of layers, and whether the last one is normalised:
 
-- SimCLR (Chen et al. 2020, section 2.1; normalised as in the authors' code): 2 layers, last normalised.
+- SimCLR (Chen et al. 2020, section 2.1): 2 layers, last normalised; the authors' code scales there as well.
 - MoCo v2 (Chen et al. 2020, section 2): 2 layers without any normalisation.
 - MoCo v3 (Chen et al. 2021, section 5), SimSiam (Chen & He 2021, section 3): 3 layers, last normalised.
 - BYOL (Grill et al. 2020, section 3.3): 2 layers, last not normalised.

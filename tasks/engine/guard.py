@@ -56,7 +56,7 @@ def check_finite(step: int, loss: float, norm: float) -> None:
     """
     if not math.isfinite(norm):
         raise NonFiniteLoss(
-            f"step {step + 1}: the loss is {loss:g} and the gradient norm {norm:g}; the weights of step "
+            f"the loss of step {step + 1} is {loss:g} and the gradient norm {norm:g}; the weights of step "
             f"{step} are kept. Lower `lr`, raise `warmup_fraction`, or look for broken samples in this "
             "step's batch."
         )
@@ -188,6 +188,7 @@ class Guard:
             return "stop"
         memory.num_failures += 1
         memory.num_bad = 0
+        memory.candidate_step = None  # of a step that is taken back
         memory.rate *= LOWERED
         return wanted
 

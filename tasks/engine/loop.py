@@ -66,8 +66,8 @@ def train(
         seed: of sample order, masks and dropout.
         checkpoints: folder for resume; None keeps none.
         callbacks: told every `log_every` steps, and every `health_every` steps what the guard says.
-        evaluate: asked every `evaluate_every` steps, and at the end of the weights that are kept;
-            the objective is in evaluation mode then, without gradient.
+        evaluate: asked every `evaluate_every` steps, and at the end of the weights that are kept, by
+            the first of several ranks; the objective is in evaluation mode then, without gradient.
         probe: readings of the encoder; they leave the training as it is.
         stop: asked after each evaluation; True ends the training early.
 
@@ -112,6 +112,7 @@ class _Loop:
         self.state = State(objective, settings)
         self.forward = wrapped(objective, settings, ranks)
         self.guard = Guard(settings)
+        self.began = time.perf_counter()
         self.checkpoints = Checkpoints(folder, settings.keep_checkpoints) if folder else None
         if settings.on_collapse == "roll_back" and not folder:
             raise ValueError("on_collapse roll_back needs a folder for checkpoints; give one, or choose stop")
@@ -119,10 +120,12 @@ class _Loop:
         if newest is not None:
             self.state.restore(*newest)
             self.guard.restore(newest[1]["guard"])
-        elif settings.on_collapse == "roll_back":
-            self._save()
-        self.began = time.perf_counter()
+        else:
+            objective.begin()
+            if settings.on_collapse == "roll_back":
+                self._save()
         self.steps_done = 0
+        self.is_stopping = False
 
     def run(
         self,
@@ -138,7 +141,7 @@ class _Loop:
             if probe and step % probe.every == 0:
                 self._probe(probe)
             try:
-                self._optimize(step, batch)
+                self._optimize(step, batch, asked_to_stop)
             except NonFiniteLoss as error:
                 if settings.on_collapse != "roll_back":
                     raise
@@ -147,7 +150,7 @@ class _Loop:
             state.step = step + 1
             self.steps_done += 1
             is_last = state.step == settings.steps
-            if self.checkpoints and self.steps_done == 1:
+            if self.checkpoints and self.ranks.is_first and self.steps_done == 1:
                 self.checkpoints.reserve(state.tensors())
             if state.step % settings.log_every == 0 or is_last:
                 self._log(callbacks)
@@ -160,9 +163,10 @@ class _Loop:
                 and state.step % settings.evaluate_every == 0
             ):
                 self._evaluate(evaluate)
-                if stop():
+                if self.ranks.from_first(stop):
                     break
-            is_interrupted = asked_to_stop() and not is_last
+            is_alone = self.ranks.size == 1
+            is_interrupted = (asked_to_stop() if is_alone else self.is_stopping) and not is_last
             is_regular = state.step % settings.checkpoint_every == 0
             if is_regular:
                 self.guard.saving(state.step)
@@ -193,8 +197,11 @@ class _Loop:
 
         return ahead(make, lambda: self.state.step, steps)
 
-    def _optimize(self, step: int, batch: list[dict[str, Tensor]]) -> None:
-        """One optimizer step. Loss and gradient are exact means over all parts and ranks."""
+    def _optimize(self, step: int, batch: list[dict[str, Tensor]], asked_to_stop: Callable[[], bool]) -> None:
+        """One optimizer step. Loss and gradient are exact means over all parts and ranks.
+
+        If one rank is asked to stop, all know after the step.
+        """
         torch.manual_seed(mix(self._seed(), step, self.ranks.rank))
         self.state.optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
@@ -207,8 +214,9 @@ class _Loop:
             measured = {"weight": torch.ones_like(weight), "loss": result.loss.detach(), **result.metrics}
             for name, value in measured.items():
                 sums[name] = sums.get(name, torch.zeros_like(weight)) + value.double() * weight
+        sums["asked"] = torch.full_like(sums["weight"], asked_to_stop())
         totals = dict(zip(sums, self.ranks.sum(torch.stack([*sums.values()])), strict=True))
-        weight = totals.pop("weight")
+        weight, self.is_stopping = totals.pop("weight"), bool(totals.pop("asked"))
         means = {name: total / weight for name, total in totals.items()}
         norm = self.state.scale_and_clip(self.ranks.size / weight.float())  # DDP has divided by the ranks
         check_finite(step, float(means["loss"]), norm)
@@ -288,10 +296,12 @@ class _Loop:
         newest = self.checkpoints.newest()
         if newest is None or newest[1]["step"] != step:
             raise Collapsed(f"the checkpoint of step {step}, the last healthy one, is lost; start again")
+        earlier_seconds = self.state.history.earlier_seconds
         self.state.restore(*newest)
+        self.state.history.earlier_seconds = earlier_seconds  # this process still counts its own
 
     def _evaluate(self, evaluate: Evaluate) -> None:
-        measured = self._asked(evaluate)
+        measured = self.ranks.from_first(lambda: self._asked(evaluate))
         self.state.history.evaluations.append({"step": self.state.step, **measured})
 
     def _probe(self, probe: Probe) -> None:
@@ -308,6 +318,7 @@ class _Loop:
     def _save(self) -> None:
         if self.checkpoints and self.ranks.is_first:
             tensors, scalars = self.state.tensors(), {**self.state.scalars(), "guard": self.guard.scalars()}
+            scalars["earlier_seconds"] += time.perf_counter() - self.began
             self.checkpoints.save(
                 self.state.step, tensors, scalars, settled=self.state.settled(), keep=self.guard.protected
             )

@@ -14,7 +14,12 @@ class TrainSettings(Settings):
 
     steps: int = setting(1000, "Optimizer steps; 0 keeps the initial weights.", ge=0)
     batch_size: int = setting(64, "Samples per optimizer step over all ranks and micro-batches.", ge=1)
-    micro_batches: int = setting(1, "Gradient accumulation: parts a rank's batch is cut into.", ge=1)
+    micro_batches: int = setting(
+        1,
+        "Gradient accumulation: parts a rank's batch is cut into. What compares samples (a contrast, batch "
+        "normalisation) then sees those of one part.",
+        ge=1,
+    )
     lr: float = setting(1e-3, "Peak learning rate.", gt=0, le=10)
     schedule: Literal["cosine", "wsd", "constant"] = setting(
         "cosine",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -25,6 +26,7 @@ class History:
         probes: what can be read off the frozen encoder.
         health: the objective's own measures.
         decisions: what the guard did, and the sentence that says why.
+        earlier_seconds: what processes that were killed had spent up to the checkpoint gone on from.
     """
 
     train: list[dict[str, float]] = field(default_factory=list)
@@ -32,6 +34,7 @@ class History:
     probes: list[dict[str, float]] = field(default_factory=list)
     health: list[dict[str, float]] = field(default_factory=list)
     decisions: list[dict[str, Any]] = field(default_factory=list)
+    earlier_seconds: float = field(default=0.0, compare=False)
 
 
 class State:
@@ -78,9 +81,10 @@ class State:
         gradients = optimizers.gradients(self.weights)
         torch._foreach_mul_(gradients, factor)
         if self.initial:
-            moved = torch._foreach_sub(self.weights, self.initial)
-            pull = 2 * self.settings.pull_to_initial
-            torch._foreach_add_([weight.grad for weight in self.weights], moved, alpha=pull)
+            pairs = zip(self.weights, self.initial, strict=True)
+            pulled = [(weight, start) for weight, start in pairs if weight.grad is not None]
+            moved = torch._foreach_sub([weight for weight, _ in pulled], [start for _, start in pulled])
+            torch._foreach_add_(gradients, moved, alpha=2 * self.settings.pull_to_initial)
         norm = nn.utils.get_total_norm(gradients)
         if self.settings.clip_norm:
             nn.utils.clip_grads_with_norm_(self.weights, self.settings.clip_norm, norm)
@@ -117,7 +121,7 @@ class State:
             "step": self.step,
             "sums": {name: float(value) for name, value in self.sums.items()},
             "num_summed": self.num_summed,
-            **{part.name: list(getattr(self.history, part.name)) for part in fields(History)},
+            **{part.name: copy(getattr(self.history, part.name)) for part in fields(History)},
         }
 
     def restore(self, tensors: Mapping[str, Tensor], scalars: Scalars) -> None:

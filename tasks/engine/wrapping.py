@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from models.encoders import UnknownEncoder
 from models.objectives import Batch, Objective, Step
 from tasks.engine.distributed import World
 from tasks.engine.settings import TrainSettings
@@ -17,9 +18,18 @@ Forward = Callable[[Batch], Step]
 
 
 def wrapped(objective: Objective, settings: TrainSettings, ranks: World) -> Forward:
-    """The objective's forward pass with what the settings and the number of ranks ask for."""
+    """The objective's forward pass with what the settings and the number of ranks ask for.
+
+    Raises:
+        UnknownEncoder: it cannot do without its activations, as the settings ask.
+    """
     if settings.gradient_checkpointing:
         encoder = objective.encoder
+        if not encoder.supports_gradient_checkpointing:
+            raise UnknownEncoder(
+                f"{encoder.config.model_type} cannot recompute activations; "
+                "leave `gradient_checkpointing` out"
+            )
         # transformers 5.20 renamed the method; older ones know the first name only
         getattr(encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable)()
     module: Any = objective

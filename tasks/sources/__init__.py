@@ -16,10 +16,11 @@ import gzip
 import importlib
 import io
 import lzma
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, cast
 
 from tasks.errors import InputError, unknown
@@ -102,6 +103,11 @@ class File:
         return _Reader(_decompress(raw, self.compression), raw)
 
 
+def readable(name: str) -> str:
+    """A file's name as text that can be stored: bytes that are no UTF-8 are written as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 class Source(Protocol):
     """What a module named in `SCHEMES` offers."""
 
@@ -139,7 +145,9 @@ def _inside(place: str, file: File) -> str:
     if file.archive is not None:
         return file.location.rpartition(MEMBER)[2]
     steps = place.rstrip("/").split("/")
-    plain = next((number for number, step in enumerate(steps) if glob.has_magic(step)), len(steps))
+    is_glob = not Path(place).expanduser().exists()  # brackets in a folder's own name are no pattern
+    magic = (number for number, step in enumerate(steps) if is_glob and glob.has_magic(step))
+    plain = next(magic, len(steps))
     root = "/".join(steps[:plain])
     return file.location.removeprefix(f"{root}/") if root and file.location != root else file.name
 
@@ -176,7 +184,8 @@ def is_damage(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno is None
     known = ("zlib", "_lzma", "lzma", "zipfile", "tarfile", "_csv", "zstandard", "zstd", "pyarrow", "aiohttp")
-    return isinstance(error, EOFError | UnicodeError) or home in known
+    # zipfile has no error of its own for what it cannot decompress
+    return isinstance(error, EOFError | UnicodeError | NotImplementedError) or home in known
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from tasks.errors import InputError
-from tasks.sources import MEMBER, File, is_damage
+from tasks.sources import MEMBER, File, is_damage, readable
 
 
 def members(archive: File) -> Iterator[File]:
@@ -87,7 +87,7 @@ class _Forward(io.RawIOBase):
 
 def _member(archive: File, name: str, opened: BinaryIO, size: int) -> File:
     return File(
-        location=f"{archive.location}{MEMBER}{name.removeprefix('./')}",
+        location=f"{archive.location}{MEMBER}{readable(name.removeprefix('./'))}",
         contents=lambda: opened,
         license=archive.license,
         size=size,

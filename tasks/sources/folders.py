@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tasks.errors import InputError
-from tasks.sources import BrokenLink, File
+from tasks.sources import BrokenLink, File, readable
 
 
 def files(location: str) -> Iterator[File]:
@@ -72,11 +72,12 @@ def _paths(location: str) -> Iterator[tuple[Path, str]]:
     """Path and stable name of each file."""
     root = Path(location).expanduser()
     if root.is_file():
-        yield root, location
+        yield root, readable(location)
         return
     if root.is_dir():
         found = [
-            (path, f"{location.rstrip('/')}/{path.relative_to(root).as_posix()}") for path in _walk(root)
+            (path, readable(f"{location.rstrip('/')}/{path.relative_to(root).as_posix()}"))
+            for path in _walk(root)
         ]
         if not found:
             raise InputError(
@@ -85,7 +86,9 @@ def _paths(location: str) -> Iterator[tuple[Path, str]]:
     else:
         # Path.glob neither takes absolute patterns nor keeps `./`
         matches = sorted(glob.glob(str(root), recursive=True)) if glob.has_magic(location) else []  # noqa: PTH207
-        found = [(Path(match), _short(match, location)) for match in matches if Path(match).is_file()]
+        found = [
+            (Path(match), readable(_short(match, location))) for match in matches if Path(match).is_file()
+        ]
         if not found:
             raise InputError(
                 f"{location}: no such file or folder, and no file matches it as a glob "
@@ -116,13 +119,38 @@ def _refuse_locked(error: OSError) -> None:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Files below a folder, linked folders included; a link back to a folder above it is given as a file."""
+    """Files below a folder, also below links to other folders, each folder once.
+
+    A link to a folder that is read anyway, or that lies above, is given as a file.
+    """
+    followed = _followed(root)
     for folder, subfolders, names in os.walk(root, onerror=_refuse_locked, followlinks=True):
-        above = {Path(folder).resolve(), *Path(folder).resolve().parents}
-        circular = {name for name in subfolders if Path(folder, name).resolve() in above}
-        subfolders[:] = sorted(
-            name for name in subfolders if not name.startswith(".") and name not in circular
-        )
-        for name in sorted([*names, *circular]):
+        shown = sorted(name for name in subfolders if not name.startswith("."))
+        idle = {name for name in shown if Path(folder, name).is_symlink()} - {
+            path.name for path in followed if path.parent == Path(folder)
+        }
+        subfolders[:] = [name for name in shown if name not in idle]
+        for name in sorted([*names, *idle]):
             if not name.startswith("."):
                 yield Path(folder) / name
+
+
+def _followed(root: Path) -> set[Path]:
+    """Links to folders that nothing else leads to; of several to one folder the first."""
+    above = [root.resolve(), *root.resolve().parents]
+    known, followed, waiting = {_identity(path) for path in above[1:]}, set[Path](), [root]
+    while waiting:
+        start = waiting.pop(0)
+        if _identity(start) in known:
+            continue
+        followed.add(start)
+        for folder, subfolders, _ in os.walk(start, onerror=_refuse_locked):
+            known.add(_identity(Path(folder)))
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            waiting += [Path(folder, name) for name in subfolders if Path(folder, name).is_symlink()]
+    return followed
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    found = folder.stat()
+    return found.st_dev, found.st_ino

@@ -38,11 +38,14 @@ for number, (name, micro_batches, architecture) in enumerate(json.loads(sys.argv
     parts = micro_batches if size > 1 else 1
     settings = TrainSettings(steps=6, batch_size=8, log_every=1, precision="float32", micro_batches=parts)
     objective = tiny_objective(name, architecture=architecture or None)
-    history = train(objective, samples(objective), settings, seed=3, probe=probe)
+    rows = samples(objective)
+    def held_out(objective, step):
+        return {"loss": float(objective(rows.batch(range(40, 48))).loss)}
+    history = train(objective, rows, settings, seed=3, probe=probe, evaluate=held_out)
     assert history.probes == [{"step": step, "rank": 0.0} for step in (0, 3, 6)]
     case = f"{name}-{micro_batches}-{architecture}"
     if os.environ.get("RANK", "0") == "0":
-        (out / f"{case}.json").write_text(json.dumps(history.train))
+        (out / f"{case}.json").write_text(json.dumps([history.train, history.evaluations]))
         state = {k: v.contiguous().clone() for k, v in objective.state_dict().items()}
         save_file(state, out / f"{case}.safetensors")
 """
@@ -96,10 +99,52 @@ def test_two_processes_equal_one_on_the_joined_batch(
         strict=True,
     )
     for metric, tolerance in (("loss", 1e-4), ("gradient_norm", 1e-3)):
-        expected, measured = ([entry[metric] for entry in history] for history in histories)
+        expected, measured = ([entry[metric] for entry in steps] for steps, _ in histories)
         assert measured == pytest.approx(expected, rel=tolerance)
+    held_out, also_held_out = (evaluations[-1]["loss"] for _, evaluations in histories)
+    assert also_held_out == pytest.approx(held_out, rel=1e-3)
     for key, value in states[0].items():
         assert (states[1][key] - value).abs().max() < 1e-3, key
+
+
+ASKED = """
+import os, signal, sys
+import tests.conftest
+from pathlib import Path
+from tests.tiny import samples, tiny_objective
+from tasks.engine.interrupt import Interrupted
+from tasks.engine.loop import train
+from tasks.engine.settings import TrainSettings
+objective = tiny_objective("masked_lm")
+def after_step(progress):
+    if progress == 0.25 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+objective.after_step = after_step
+try:
+    settings = TrainSettings(steps=8, batch_size=8)
+    train(objective, samples(objective), settings, seed=3, checkpoints=Path(sys.argv[1]))
+except Interrupted as error:
+    print(error)
+    sys.exit(7)
+"""
+
+
+def test_one_process_asked_to_stop_stops_all_at_one_step_with_a_checkpoint(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ASKED, str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1",
+                 "MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [7, 7]
+    assert said[0] == said[1]
+    assert "at step 3;" in said[0]
+    assert [path.name for path in tmp_path.glob("*.json")] == ["step-000000003.json"]
 
 
 def test_batch_that_cannot_be_shared_is_refused() -> None:

@@ -189,6 +189,15 @@ def test_a_lost_number_is_a_failure_that_can_be_rolled_back(tmp_path: Path) -> N
     assert int(toy.num_steps) == 60
 
 
+def test_a_checkpoint_that_was_taken_back_is_not_gone_back_to(tmp_path: Path) -> None:
+    toy = Toy(lambda toy: GOOD)
+    toy.lost_at = {4 * 22, 60 * 4 + 4 * 18}
+    settings = dataclasses.replace(ROLL_BACK, checkpoint_every=10, health_every=4)
+    history = train(toy, Numbers(), settings, seed=3, checkpoints=tmp_path)
+    assert [entry["decision"] for entry in history.decisions] == ["roll_back", "roll_back"]
+    assert int(toy.num_steps) == 60
+
+
 class Killed(Exception):
     pass
 

@@ -14,14 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.encoders import UnknownEncoder
 from models.objectives import CATALOG, Objective
+from tasks.engine import optimizer
 from tasks.engine.events import Event, Probe
 from tasks.engine.guard import NonFiniteLoss
 from tasks.engine.interrupt import Interrupted
 from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
 from tasks.engine.state import History
-from tests.tiny import Rows, samples, tiny_objective
+from tests.tiny import Rows, samples, tiny_model, tiny_objective
 
 SETTINGS = TrainSettings(
     steps=12, batch_size=8, lr=1e-3, log_every=3, checkpoint_every=4, precision="float32"
@@ -85,6 +87,57 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     _, plain = run("masked_lm", SETTINGS)
     _, recomputed = run("masked_lm", dataclasses.replace(SETTINGS, gradient_checkpointing=True))
     assert [e["loss"] for e in plain.train] == pytest.approx([e["loss"] for e in recomputed.train], rel=1e-5)
+
+
+def test_gradient_checkpointing_is_refused_where_there_is_none() -> None:
+    settings = dataclasses.replace(SETTINGS, gradient_checkpointing=True)
+    with pytest.raises(UnknownEncoder, match="resnet cannot recompute activations"):
+        run("simclr", settings, architecture="resnet")
+
+
+def test_time_of_killed_lives_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(StoppedHere):
+        run("masked_lm", SETTINGS, tmp_path, callbacks=[StopAfter(9)])
+    began = time.perf_counter()
+    _, history = run("masked_lm", SETTINGS, tmp_path)
+    assert history.earlier_seconds > 0
+    assert run("masked_lm", SETTINGS)[1].earlier_seconds == 0
+    assert history.earlier_seconds < 60 + time.perf_counter() - began
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        ("vit", {"embeddings.cls_token": 2, "layers.0.mlp.fc1.weight": 1, "layers.1.mlp.fc1.weight": 0}),
+        ("bert", {"embeddings.word_embeddings.weight": 2, "encoder.layer.1.output.dense.weight": 0}),
+        ("gpt2", {"wte.weight": 2, "h.0.attn.c_attn.weight": 1, "ln_f.weight": 0}),
+        (
+            "resnet",
+            {
+                "embedder.embedder.convolution.weight": 2,
+                "encoder.stages.0.layers.0.layer.1.convolution.weight": 1,
+                "encoder.stages.1.layers.0.layer.0.convolution.weight": 0,
+                "encoder.stages.1.layers.0.shortcut.convolution.weight": 0,
+            },
+        ),
+    ],
+)
+def test_rates_decay_by_layer_from_the_top_down(architecture: str, expected: dict[str, int]) -> None:
+    model = tiny_model("AutoModel", architecture=architecture)
+    settings = dataclasses.replace(SETTINGS, layer_decay=0.5)
+    groups = optimizer.build(model, settings).param_groups
+    scales = {id(weight): group["scale"] for group in groups for weight in group["params"]}
+    found = {name: scales[id(weight)] for name, weight in model.named_parameters()}
+    assert {name: found[name] for name in expected} == {name: 0.5**above for name, above in expected.items()}
+
+
+def test_heads_learn_at_the_rate_of_the_last_layer() -> None:
+    objective = tiny_objective("mae")
+    groups = optimizer.build(objective, dataclasses.replace(SETTINGS, layer_decay=0.5)).param_groups
+    scales = {id(weight): group["scale"] for group in groups for weight in group["params"]}
+    heads = [weight for name, weight in objective.named_parameters() if not name.startswith("model.")]
+    assert {scales[id(weight)] for weight in heads if weight.requires_grad} == {1.0}
+    assert len(set(scales.values())) == 3
 
 
 def test_non_finite_loss_stops_before_it_reaches_the_weights() -> None:

@@ -254,13 +254,38 @@ def test_dino_names_a_teacher_that_says_the_same_of_all() -> None:
     torch.optim.SGD(objective.parameters(), 0.01).step()
     objective.after_step(0.5)
     assert objective.health().signature == ""
-    features_BD, _, _ = objective.seen or pytest.fail("nothing seen")
-    certain_K = torch.eye(24)[0]
-    objective.seen = features_BD, torch.tensor(0.0), certain_K
+    features_BD, _ = objective.seen or pytest.fail("nothing seen")
+    objective.seen, objective.target_K = (features_BD, torch.tensor(0.0)), torch.eye(24)[0]
     assert "same prototype for all pictures" in objective.health().signature
-    objective.seen = features_BD, torch.tensor(1.0), torch.full((24,), 1 / 24)
+    objective.seen, objective.target_K = (features_BD, torch.tensor(1.0)), torch.full((24,), 1 / 24)
     assert "every prototype the same probability" in objective.health().signature
     assert objective.health().measures["prototypes_used"] == pytest.approx(24, rel=1e-4)
+
+
+def test_dino_begins_at_its_first_temperature_with_each_training() -> None:
+    objective = dino(frozen_share=0.5)
+    objective.after_step(1.0)
+    objective.begin()
+    assert float(objective.teacher_temperature()) == pytest.approx(
+        objective.settings.teacher_temperature_start
+    )
+    assert float(objective.progress) < objective.settings.frozen_share
+
+
+def test_dino_centre_is_the_mean_over_parts_of_unequal_size() -> None:
+    objective, pictures = dino(centre_momentum=0.0).train(), Pictures()
+    outputs = []
+    original = objective.teacher_outputs
+
+    def teacher_outputs(global_VBCHW: Tensor) -> Tensor:
+        outputs.append(original(global_VBCHW))
+        return outputs[-1]
+
+    objective.teacher_outputs = teacher_outputs  # type: ignore[method-assign]
+    objective(pictures.batch(range(5)))
+    objective(pictures.batch(range(5, 7)))
+    objective.after_step(0.5)
+    torch.testing.assert_close(objective.centre_K, torch.cat(outputs).mean(0))
 
 
 def test_moco_names_a_queue_of_one_batch() -> None:

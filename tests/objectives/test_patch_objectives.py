@@ -285,3 +285,29 @@ def test_one_answer_for_all_is_named() -> None:
 def test_bounds_of_blocks_are_checked() -> None:
     with pytest.raises(ValueError, match="target_scale must be two numbers"):
         IJEPA.Settings(target_scale=(0.5, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "sentence"),
+    [("ijepa", 8, "2 x 2 patches leave no context"), ("mae", 16, "is one patch of 16")],
+)
+def test_grids_on_which_nothing_can_be_hidden_are_refused(name: str, side: int, sentence: str) -> None:
+    config = {**VIT, "patch_size": side}
+    model = encoders.build("AutoModel", architecture="vit", source=None, config=config, seed=0)
+    kind = objectives.load(name)
+    with pytest.raises(ValueError, match=sentence):
+        kind(model, kind.Settings(**SETTINGS[name]), images=IMAGES)
+
+
+def test_brightness_says_nothing_of_a_part_of_one_picture() -> None:
+    control = objective("brightness").train()
+    control(batch(1))
+    assert control.health().signature == ""
+    assert "prediction_deviation" not in control.health().measures
+
+
+def test_ijepa_crops_its_pictures_and_does_no_more_to_them() -> None:
+    augment = IJEPA.Settings().augment
+    assert (augment.crop_scale, augment.flip, augment.jitter, augment.greyscale, augment.blur) == (
+        (0.3, 1.0), 0.0, 0.0, 0.0, 0.0,
+    )  # fmt: skip

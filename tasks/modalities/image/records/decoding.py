@@ -108,13 +108,21 @@ def foreground(alpha: Image) -> Image:
 def mask(content: bytes, rules: Rules) -> Image:
     """The numbers of a mask, which name classes, as mode L.
 
-    Of a palette the numbers count, not their colours. Where a mask holds but 0 and 255, or 1 bit,
-    255 stands for 1.
+    Of a palette, and of more than 8 bits, the numbers count. Where a mask holds but 0 and 255, or
+    1 bit, 255 stands for 1.
+
+    Raises:
+        Rejected: as for `decoded`; its numbers don't fit into 8 bits, or it has colours instead.
     """
     image = _upright(_loaded(content, rules.max_pixels))
-    if image.mode == "P":
-        return _library().fromarray(_array(image))
-    grey = _eight_bit(image, rules.deep) if image.mode in DEEP else image.convert("L")
+    if image.mode == "P" or image.mode in DEEP:
+        numbers = _array(image)
+        if (numbers != numbers.astype("uint8")).any():
+            raise Rejected("mask_beyond_8_bits")
+        return _library().fromarray(numbers.astype("uint8"))
+    grey = image.convert("L")
+    if image.mode != "1" and (_array(image.convert("RGB")) != _array(grey)[..., None]).any():
+        raise Rejected("mask_of_colours")
     is_black_and_white = not any(grey.histogram()[1:255])
     return foreground(grey) if is_black_and_white else grey
 
