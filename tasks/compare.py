@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tasks import layout
+from tasks import layout, params
 from tasks.errors import InputError
 from tasks.pages.scores import Score, TaskScores, arm_name, budget_name, by_budget, by_task, metric_name
 
@@ -34,9 +34,19 @@ def read(recipes: Sequence[str]) -> Results:
     """Scores by recipe.
 
     Raises:
-        InputError: a recipe has no result yet; says how to make it.
+        InputError: a recipe has no result yet, or its task is another set of the same name; says what to do.
     """
-    return {recipe: by_task(_summary(recipe)) for recipe in recipes}
+    results = {recipe: by_task(_summary(recipe)) for recipe in recipes}
+    corpora: dict[str, tuple[str, str]] = {}
+    for recipe, scores in ((recipe, scores) for recipe, tasks in results.items() for scores in tasks):
+        here = params.load().recipe(recipe).tasks
+        first, there = corpora.setdefault(scores.task, (recipe, here))
+        if here != there:
+            raise InputError(
+                f"task {scores.task} is of corpus {there} in {first} and of {here} in {recipe}; compare "
+                "recipes over one corpus, or give one of the tasks another name"
+            )
+    return results
 
 
 def lines(results: Results) -> Table:
@@ -87,7 +97,7 @@ def metrics(recipe: str, tasks: Sequence[TaskScores]) -> dict[str, float]:
 
 def track(results: Results) -> str:
     """Tell MLflow, one run per recipe; answers the tag that they share."""
-    from tasks import params, tracking
+    from tasks import tracking
     from tasks.config import plain
 
     config = params.load()

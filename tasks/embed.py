@@ -131,7 +131,9 @@ def _page(found: Embedded, pictures: Pictures, folder: Path, model: Path) -> str
         )
     queries = near.queries if near else []
     ids = {query.id for query in queries} | {one.id for query in queries for one in query.neighbours}
-    seen = {path: data_uri(scaled(pictures.picture(folder / path), SIDE)) for path in sorted(ids)}
+    # a name that is no UTF-8 stands in the table as escapes, under which there is no file
+    shown = [path for path in sorted(ids) if (folder / path).is_file()]
+    seen = {path: data_uri(scaled(pictures.picture(folder / path), SIDE)) for path in shown}
     return gallery.render(
         "nearest neighbours", "Which files the encoder holds for alike", sentences, (), queries, seen
     )

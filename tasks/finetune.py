@@ -216,6 +216,7 @@ def _finish_models(out: Path, modality: str, name: str) -> None:
 def _tell(context: stage.Context, tasks: Sequence[Any], out: Path) -> None:
     """Keep what was read and what came out with the tracked run."""
     from tasks import serving
+    from tasks.downstream import intake
     from tasks.downstream.rows import Rows
 
     for file in ("summary.json", "samples.json"):
@@ -224,7 +225,8 @@ def _tell(context: stage.Context, tasks: Sequence[Any], out: Path) -> None:
     for task in tasks:
         folder = out / "models" / task.name
         if folder.exists() and serving.opens_anywhere(folder):
-            test = Rows.load(task.folder / "test").records.slice(0, 2)
+            ids = Rows.load(task.folder / "test").ids[:2]
+            test = intake.read(context.recipe, task.name, "test", ids)
             examples = {
                 column: [serving.example(value) for value in test.column(column).to_pylist()]
                 for column in serving.INPUTS[serving.kind(folder)]

@@ -54,6 +54,10 @@ def finished(root: Path, recipe: str, accuracy: float, decisions: list[dict[str,
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNMASK_SCRATCH", str(tmp_path / "scratch"))
+    recipes = [
+        RECIPE.replace("NAME", name).replace("LR", lr) for name, lr in (("one", "1e-3"), ("two", "2e-3"))
+    ]
+    (tmp_path / "params.yaml").write_text(PARAMS + "".join(recipes))
     return tmp_path
 
 
@@ -89,10 +93,6 @@ def test_every_recipe_is_a_run_with_the_same_names_of_metrics(
 ) -> None:
     monkeypatch.setattr("tasks.delivery.ensure_sender", lambda *_: None)
     monkeypatch.setenv("UNMASK_TRACKING", "on")
-    recipes = [
-        RECIPE.replace("NAME", name).replace("LR", lr) for name, lr in (("one", "1e-3"), ("two", "2e-3"))
-    ]
-    (project / "params.yaml").write_text(PARAMS + "".join(recipes))
     finished(project, "one", 0.5)
     finished(project, "two", 0.6)
     shared = compare.track(compare.read(["one", "two"]))
@@ -113,6 +113,18 @@ def test_every_recipe_is_a_run_with_the_same_names_of_metrics(
         "health.num_decisions": 0.0,
     }  # fmt: skip
     assert {name: told["two"]["m"][name] for name in expected} == pytest.approx(expected)
+
+
+def test_sets_of_one_name_from_two_corpora_are_not_compared(project: Path) -> None:
+    text = (project / "params.yaml").read_text()
+    other = text.replace("corpora: {", "corpora: {mine: {modality: text}, ").replace(
+        "tasks: none", "tasks: mine", 1
+    )
+    (project / "params.yaml").write_text(other)
+    finished(project, "one", 0.5)
+    finished(project, "two", 0.6)
+    with pytest.raises(InputError, match="task letter is of corpus mine in one and of none in two"):
+        compare.read(["one", "two"])
 
 
 def test_a_recipe_without_a_result_is_refused_with_the_command(project: Path) -> None:

@@ -561,6 +561,14 @@ def test_data_is_escaped_everywhere(project: Path) -> None:
     assert EVIL in page.text
 
 
+def test_masks_are_not_shown_as_words(project: Path) -> None:
+    rows = summary(task="package", metric="mean_iou", kind="segmentation")
+    leave_run(project, rows)
+    page = render(project)
+    assert "word for word" not in page
+    assert "No predictions of a trained model were kept" in page
+
+
 def test_same_files_give_the_same_bytes(project: Path) -> None:
     leave_run(project)
     folder = project / "runs/text-mlm/report"

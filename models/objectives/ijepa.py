@@ -38,7 +38,7 @@ _FLAT_PREDICTION = 0.01  # of the same; slow runs that recovered stood at 0.013 
 
 @dataclass(frozen=True, kw_only=True)
 class IJEPASettings(Settings):
-    """The paper's numbers."""
+    """The paper's numbers; crops as in its code."""
 
     num_targets: int = setting(4, "Blocks of a picture that are predicted.", ge=1)
     target_scale: tuple[float, float] = setting((0.15, 0.2), "Smallest and largest share in a target.")

@@ -166,7 +166,8 @@ def _refuse_impossible(
         if not size:
             raise InputError(
                 f"task {name}: no row is left for {split!r} of {tally.read} read (left out: "
-                f"{tally.left_out()}); correct its location, `format`, or `fractions`."
+                f"{tally.left_out()}); correct its location, `format`, or `fractions`. Where there are train "
+                "and test alone, name them apart (`train`, `test`): validation is then cut from train."
             )
     if task.kind in ("classification", "token_classification") and len(labels) < 2:
         only = ", ".join(labels) or "none"

@@ -43,10 +43,12 @@ class Kind(Protocol):
         HEADS: the `transformers` Auto class that is fine-tuned, by modality; where there is none, frozen
             features alone are read.
         METRICS: names of the scores, 0 to 1, higher is better; the first one chooses on validation.
+        READABLE: whether a person can read truths and predictions.
     """
 
     HEADS: Mapping[str, str]
     METRICS: tuple[str, ...]
+    READABLE: bool
 
     def labels(self, records: pa.Table) -> list[str]:
         """The classes that training records name, sorted; empty where answers are free."""

@@ -15,6 +15,7 @@ from tasks.downstream.rows import Rows
 
 HEADS = {"text": "AutoModelForSequenceClassification", "image": "AutoModelForImageClassification"}
 METRICS = ("accuracy", "macro_f1")
+READABLE = True
 
 
 def labels(records: pa.Table) -> list[str]:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from tasks import layout, modalities
 from tasks.config import Recipe
@@ -64,7 +66,7 @@ def store(folder: Path, task: str, kind_name: str, name: str, recipe: Recipe, se
     padding = None
     tensors = modalities.tensors(recipe.modality)
     for split, records in splits.items():
-        inputs = tensors.inputs(records, kind_name, layout.prepared(name), recipe)
+        inputs = _inputs(records, kind_name, name, recipe, task, split)
         padding = _padding(inputs) if padding is None else padding
         Rows(records, inputs).save(folder / split)
     weights = layout.run(name, "pretrain") / "model"
@@ -95,10 +97,10 @@ def sampled(
     ids = train.column("id").to_pylist()
     rows = protocol.draw(ids, kind.strata(train), num_train, seed)
     asked = protocol.sample(validation.column("id").to_pylist(), num_validation)
-    inputs = modalities.tensors(recipe.modality).inputs
     chosen = [train.take(pa.array(rows, pa.int64())), validation.take(pa.array(asked, pa.int64()))]
     first, second = (
-        Rows(records, inputs(records, kind_name, layout.prepared(name), recipe)) for records in chosen
+        Rows(records, _inputs(records, kind_name, name, recipe, task, split))
+        for split, records in zip(SEEN, chosen, strict=True)
     )
     return first, second
 
@@ -125,8 +127,10 @@ def drawn(
 
 
 def _records(name: str, recipe: Recipe, task: str, split: str) -> pa.Table:
-    """One split without the rows that validation excluded from it."""
-    records = pq.read_table(layout.corpus(recipe.tasks) / "tasks" / task / f"{split}.parquet")
+    """One split without the rows that validation excluded from it, and without what is bulky."""
+    file = layout.corpus(recipe.tasks) / "tasks" / task / f"{split}.parquet"
+    bulky = modalities.tensors(recipe.modality).BULKY
+    records = pq.read_table(file, columns=[name for name in pq.read_schema(file).names if name not in bulky])
     slot = f"tasks/{task}/{split}"
     table = pq.read_table(layout.validated(name) / "exclusions.parquet", filters=[("slot", "==", slot)])
     excluded = set(table.column("id").to_pylist())
@@ -134,6 +138,25 @@ def _records(name: str, recipe: Recipe, task: str, split: str) -> pa.Table:
         return records
     log.info("%s: %d rows are left out, as validation.json says", slot, len(excluded))
     return records.filter(pa.array([row not in excluded for row in records.column("id").to_pylist()]))
+
+
+def _inputs(
+    records: pa.Table, kind_name: str, name: str, recipe: Recipe, task: str, split: str
+) -> dict[str, Tensor]:
+    """Inputs of rows of a split, in its order; what is bulky is read here, of these rows, and not kept."""
+    tensors = modalities.tensors(recipe.modality)
+    ids = records.column("id").to_pylist()
+    for column in tensors.BULKY:
+        records = records.append_column(column, read(recipe, task, split, ids, [column]).column(column))
+    return tensors.inputs(records, kind_name, layout.prepared(name), recipe)
+
+
+def read(
+    recipe: Recipe, task: str, split: str, ids: Sequence[str], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Rows of a split by their ids, in its order, as ingest wrote them; all columns where none are named."""
+    file = layout.corpus(recipe.tasks) / "tasks" / task / f"{split}.parquet"
+    return pq.read_table(file, columns=columns, filters=pc.field("id").isin(ids))
 
 
 def check(task: str, kind_name: str, labels: Sequence[str], splits: Mapping[str, pa.Table]) -> None:

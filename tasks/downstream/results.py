@@ -78,11 +78,13 @@ def write(out: Path, jobs: Sequence[Job], models: dict[str, Path]) -> list[dict[
     predictions, embeddings, summary = [], [], []
     for name, task in tasks.items():
         test = Rows.load(task.folder / "test")
-        truth = kind_of(task.kind).truth(test.records)
+        kind = kind_of(task.kind)
+        truth = kind.truth(test.records)
+        labels = truth if kind.READABLE else [""] * len(truth)
         results += [line for outcome in outcomes[name] for line in _scores(name, task.kind, outcome)]
         predictions += [_predictions(name, test.ids, truth, outcome) for outcome in outcomes[name]]
         summary += summarise(name, task.kind, outcomes[name])
-        embeddings += [_vectors(job, test, truth) for job in jobs if job.task.name == name and job.embeds]
+        embeddings += [_vectors(job, test, labels) for job in jobs if job.task.name == name and job.embeds]
     _table(out / "results.parquet", [pa.Table.from_pylist(results, RESULTS)], RESULTS)
     _table(out / "predictions.parquet", predictions, PREDICTIONS)
     _table(out / "embeddings.parquet", embeddings, EMBEDDINGS)
@@ -130,10 +132,10 @@ def _predictions(task: str, ids: Sequence[str], truth: Sequence[str], outcome: O
     )
 
 
-def _vectors(job: Job, test: Rows, truth: Sequence[str]) -> pa.Table:
+def _vectors(job: Job, test: Rows, labels: Sequence[str]) -> pa.Table:
     vectors = load_file(job.folder / "vectors.safetensors")["vectors"].tolist()
     texts = test.column("text") if "text" in test.records.column_names else [""] * len(test)
-    columns: list[Any] = [[job.task.name] * len(test), test.ids, truth, texts, vectors]
+    columns: list[Any] = [[job.task.name] * len(test), test.ids, labels, texts, vectors]
     arrays = [pa.array(values, field.type) for values, field in zip(columns, EMBEDDINGS, strict=True)]
     return pa.Table.from_arrays(arrays, schema=EMBEDDINGS)
 

@@ -158,12 +158,14 @@ class Tensors(Protocol):
             it holds one in each row.
         OFFERS: what objectives can ask of a sample, in the words of `Objective.reads`.
         READS: kind of batch that `vectors` takes, in the same words.
+        BULKY: columns of records that `inputs` reads and nothing after it.
     """
 
     PrepareSettings: type[Settings]
     UNIT: str
     OFFERS: tuple[str, ...]
     READS: tuple[str, ...]
+    BULKY: tuple[str, ...]
 
     def prepare(
         self,

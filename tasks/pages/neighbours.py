@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_GROUPS = 14
 MOST_QUERIES = 6
+MOST_COSINES = 20_000_000  # held at a time
 MOST_COMPARED = 2000
 
 
@@ -76,7 +77,8 @@ def neighbourhood(
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     labels = [_label(row) for row in rows]
     frequency = Counter(labels)
-    queries = [labels.index(label) for label, _ in sorted(frequency.items(), key=lambda f: (-f[1], f[0]))]
+    first = {label: place for place, label in reversed([*enumerate(labels)])}
+    queries = [first[label] for label, _ in sorted(frequency.items(), key=lambda f: (-f[1], f[0]))]
     if len(frequency) == 1:
         queries = list(range(0, len(rows), -(-len(rows) // num_queries)))
     agreement, compared = None, min(len(rows), MOST_COMPARED)
@@ -105,10 +107,13 @@ def _nearest(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     import numpy as np
 
-    similarity = unit[queries] @ unit.T
-    similarity[np.arange(len(queries)), queries] = -np.inf
-    near = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
-    return near, np.take_along_axis(similarity, near, axis=1)
+    near, cosines = [], []
+    for some in np.array_split(queries, max(1, len(queries) * len(unit) // MOST_COSINES)):
+        similarity = unit[some] @ unit.T
+        similarity[np.arange(len(some)), some] = -np.inf
+        near.append(np.argsort(-similarity, axis=1, kind="stable")[:, :count])
+        cosines.append(np.take_along_axis(similarity, near[-1], axis=1))
+    return np.concatenate(near), np.concatenate(cosines)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import layout, modalities
+from tasks.downstream import kind as kind_of
 from tasks.pages import curves, figures, mistakes, neighbours, score_figures, verdict, wording
 from tasks.pages.evidence import TRAINING_STAGES, Evidence, Json
 from tasks.pages.lineage import all_units, costs, lineage
@@ -156,7 +157,9 @@ def _has_both(losses: Any) -> bool:
 
 
 def error_section(evidence: Evidence, task: TaskScores, plots: Path) -> dict[str, Any] | None:
-    """Where the best model of a task errs; None where no predictions were kept."""
+    """Where the best model of a task errs; None where no predictions were kept, or nobody can read them."""
+    if not kind_of(task.scores[0].kind).READABLE:
+        return None
     model = mistakes.choose(task, evidence.results)
     pairs = mistakes.predictions_of(evidence.predictions, task.task, model) if model else []
     if not pairs or model is None:

@@ -1,8 +1,8 @@
 """Results of the arms as comparable scores: which is better, and whether the intervals can tell.
 
-Two scores are called apart only where their 95 % intervals do not touch, which is stricter than a
-test at that level; everything else is reported as "not told apart" (Cumming & Finch 2005,
-Inference by eye, https://doi.org/10.1037/0003-066X.60.2.170).
+Two scores are called apart only where their 95 % intervals do not touch; everything else is reported
+as "not told apart" (Cumming & Finch 2005, Inference by eye, https://doi.org/10.1037/0003-066X.60.2.170).
+The intervals span draws of labels and initialisations on one set of test rows, not other test rows.
 """
 
 from __future__ import annotations

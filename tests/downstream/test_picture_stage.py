@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,8 @@ import transformers
 from PIL import Image
 
 from tasks import finetune, layout, params, prepare, stage
+from tasks.downstream import intake
+from tasks.downstream.rows import Rows
 from tests.downstream.picture_sets import encoder_folder, striped
 
 PARAMS = """
@@ -84,6 +87,20 @@ def test_every_arm_method_and_floor_has_its_line(done: Path) -> None:
     trained = {(arm, how) for arm in ("scratch", "pretrained") for how in ("probe", "knn", "finetune")}
     assert {(line["arm"], line["method"]) for line in lines} == floors | trained
     assert {line["metric"] for line in lines} == {"accuracy", "macro_f1"}
+
+
+def test_jobs_get_pixels_and_no_encoded_pictures(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done)
+    recipe = params.load().recipe("toy")
+    task = intake.store(tmp_path / "rows", "stripes", "classification", "toy", recipe, (0, 1))
+    for split in ("train", "validation", "test"):
+        rows = Rows.load(task.folder / split)
+        assert rows.records.column_names == ["id", "label"]
+        stored = intake.read(recipe, "stripes", split, rows.ids)
+        shown = [np.asarray(Image.open(io.BytesIO(content))) for content in stored["picture"].to_pylist()]
+        assert np.array_equal(rows.inputs["pixels"].permute(0, 2, 3, 1).numpy(), np.stack(shown))
 
 
 def test_the_model_of_a_task_opens_with_its_processor(done: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tasks import sources
 from tasks.config import Columns, Task
 from tasks.errors import InputError
 from tasks.ingest import ingest
-from tasks.modalities.image.records import CorpusSettings, Duplicates
+from tasks.modalities.image.records import CorpusSettings, Duplicates, gathered
 
 CLASSES = ("cat", "dog")
 
@@ -226,6 +227,85 @@ def test_linked_folders_are_read(tmp_path: Path) -> None:
     (tmp_path / "photos" / "linked").symlink_to(tmp_path / "elsewhere")
     assert len([*sources.files(str(tmp_path / "photos"))]) == len(found)
     assert sources.listing(str(tmp_path / "photos"), full_hash=True)
+
+
+def test_folders_that_link_to_each_other_are_read_once_and_at_their_own_place(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    found = folder_of_classes(photos)
+    for name, other in (("cat", "dog"), ("dog", "cat"), ("dog", "..")):
+        (photos / name / f"to_{other.strip('.')}").symlink_to(photos / name / ".." / other)
+    files = {file.inside for file in sources.files(str(photos))}
+    assert files == found.keys() | {"cat/to_dog", "dog/to_cat", "dog/to_"}
+
+
+def test_of_two_links_to_one_folder_the_first_is_read(tmp_path: Path) -> None:
+    folder_of_classes(tmp_path / "elsewhere", count=1)
+    (tmp_path / "photos").mkdir()
+    for name in ("b", "a"):
+        (tmp_path / "photos" / name).symlink_to(tmp_path / "elsewhere")
+    files = [file.inside for file in sources.files(str(tmp_path / "photos"))]
+    assert files == ["b", "a/cat/0.png", "a/dog/1.png"]
+
+
+def test_names_that_are_no_utf8_are_stored_as_escapes(tmp_path: Path) -> None:
+    folder_of_classes(tmp_path / "photos", count=1)
+    (tmp_path / "photos" / os.fsdecode(b"caf\xe9.png")).write_bytes(png(5))
+    assert ingest("mine", corpus(str(tmp_path / "photos")), tmp_path / "out")["kept"] == 3
+    assert f"{tmp_path}/photos/caf\\xe9.png" in {row["source"] for row in rows(tmp_path / "out")}
+    json.dumps(sources.listing(str(tmp_path / "photos"))).encode()
+
+
+@pytest.mark.parametrize("name", ["photos", "set [2023]"])
+def test_first_folders_that_name_splits_are_no_classes(name: str, tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        folder_of_classes(tmp_path / name / split, count=2)
+    task = Task(source=str(tmp_path / name))
+    ingest("mine", corpus(tasks={"kind": task}), tmp_path / "out")
+    found = manifest(tmp_path / "out")["tasks"]["kind"]
+    assert found["splits"] == {"train": 4, "validation": 4, "test": 4}
+    assert found["labels"] == ["cat", "dog"]
+
+
+def test_what_a_photo_service_puts_beside_a_picture_is_left_out(tmp_path: Path) -> None:
+    folder_of_classes(tmp_path / "photos", count=1)
+    (tmp_path / "photos" / "cat" / "0.png.json").write_text('{"title": "a cat"}')
+    counts = ingest("mine", corpus(str(tmp_path / "photos")), tmp_path / "out")
+    assert (counts["kept"], manifest(tmp_path / "out")["counts"]["rejected"]) == (2, {"beside_a_picture": 1})
+
+
+def archive(path: Path, members: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return str(path)
+
+
+def test_names_with_dots_in_an_archive_are_not_held_as_one_sample(tmp_path: Path) -> None:
+    frames = {f"clip.{number:04}.png": png(number) for number in range(200)}
+    waiting = 0
+
+    def counted(files: Iterator[sources.File]) -> Iterator[sources.File]:
+        nonlocal waiting
+        for file in files:
+            waiting += 1
+            yield file
+
+    given = counted(sources.files(archive(tmp_path / "frames.tar", frames)))
+    most = 0
+    for number, _ in enumerate(gathered(given), start=1):
+        most = max(most, waiting - number)
+    assert number == 200
+    assert most <= 65
+
+
+def test_a_picture_in_a_shard_comes_before_a_path_in_its_json(tmp_path: Path) -> None:
+    members: dict[str, bytes] = {}
+    for number in range(3):
+        members |= {f"{number}.png": png(number), f"{number}.json": b'{"path": "orig/0.jpg", "label": "cat"}'}
+    counts = ingest("mine", corpus(archive(tmp_path / "shard.tar", members)), tmp_path / "out")
+    assert counts["kept"] == 3
 
 
 def test_near_duplicates_are_left_out_where_the_corpus_says_so(tmp_path: Path) -> None:

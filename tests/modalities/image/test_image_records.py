@@ -237,6 +237,27 @@ def test_masks_are_numbers_of_classes_and_fit_their_picture() -> None:
     assert np.array_equal(np.asarray(decoding.mask(stored(white), corpus)), classes > 2)
 
 
+@pytest.mark.parametrize("mode", [np.uint16, np.int32])
+def test_masks_of_more_than_8_bits_keep_their_numbers_or_are_left_out(mode: type) -> None:
+    classes: Any = np.array([[0, 1], [7, 20]], mode)
+    deep = Image.fromarray(classes)
+    content = io.BytesIO()
+    deep.save(content, "PNG" if mode is np.uint16 else "TIFF")
+    assert np.array_equal(np.asarray(decoding.mask(content.getvalue(), CorpusSettings())), classes)
+    beyond = io.BytesIO()
+    Image.fromarray(classes + mode(300)).save(beyond, "PNG" if mode is np.uint16 else "TIFF")
+    with pytest.raises(Rejected, match="mask_beyond_8_bits"):
+        decoding.mask(beyond.getvalue(), CorpusSettings())
+
+
+def test_masks_in_colours_are_left_out() -> None:
+    colours = Image.fromarray(np.array([[[0, 0, 0], [128, 0, 0]]], np.uint8))
+    with pytest.raises(Rejected, match="mask_of_colours"):
+        decoding.mask(stored(colours), CorpusSettings())
+    grey = Image.fromarray(np.array([[[3, 3, 3], [5, 5, 5]]], np.uint8))
+    assert np.asarray(decoding.mask(stored(grey), CorpusSettings())).tolist() == [[3, 5]]
+
+
 def test_kinds_that_are_no_task_for_pictures_are_refused() -> None:
     with pytest.raises(InputError, match="known: classification, segmentation"):
         records.schema("question_answering")

@@ -178,6 +178,19 @@ def test_masks_go_through_the_same_cut_as_pictures() -> None:
     assert looked.masks.any()
 
 
+def test_foreground_does_not_count_where_the_truth_is_unknown() -> None:
+    mask = torch.full((1, 1, 20, 20), 255, dtype=torch.uint8)
+    mask[:, :, :12] = 0
+    mask[:, :, 4:9, 6:15] = 1
+    looked = maps.look(images(), torch.zeros(1, 3, 20, 20, dtype=torch.uint8), mask)
+    assert looked.masks is not None
+    assert looked.counted is not None
+    assert not (looked.masks & ~looked.counted).any()
+    assert 0.5 < looked.counted.float().mean() < 0.7
+    everything_unknown = looked.masks | ~looked.counted
+    assert foreground.mean_iou(everything_unknown & looked.counted, looked.masks) == 1
+
+
 # Sheets
 
 

@@ -100,8 +100,11 @@ def embed(model: Path, folder: Path, pooling: str) -> Embedded:
 def picture(file: Path) -> Tile:
     """A file as a small picture."""
     from tasks.modalities.image.pictures.contact import opened
+    from tasks.modalities.image.records import CorpusSettings
+    from tasks.modalities.image.records.decoding import decoded
 
-    return opened(file.read_bytes())
+    content = file.read_bytes()
+    return opened(decoded(content, CorpusSettings()).stored(content))
 
 
 def _models(name: str, config: Config) -> dict[str, Path]:

@@ -24,6 +24,7 @@ from tasks.pages.sheets import Section, Sheet, sheet, side_by_side
 if TYPE_CHECKING:
     from models.image.images import Images
 
+IGNORED = 255  # in masks
 MOST_SHOWN = 8
 MOST_HEADS = 6
 RANDOM = "random"
@@ -38,11 +39,13 @@ class Looked:
         images: what the encoder reads.
         pixel_values: normalised, [B, C, H, W].
         masks: true foreground, bool [B, H, W], where there is one.
+        counted: where the truth is known, likewise.
     """
 
     images: Images
     pixel_values: Tensor
-    masks: Tensor | None
+    masks: Tensor | None = None
+    counted: Tensor | None = None
 
     @property
     def values(self) -> Tensor:
@@ -53,10 +56,14 @@ class Looked:
 def look(images: Images, pixels_BCSS: Tensor, masks_B1SS: Tensor | None) -> Looked:
     """Stored pictures, and their masks by the same cut and scale."""
     if masks_B1SS is None:
-        return Looked(images, images.plain(pixels_BCSS), None)
-    like_pictures = (masks_B1SS > 0).to(torch.uint8).mul(255).expand(-1, images.channels, -1, -1)
-    values_BCHW = tiles.as_values(images, images.plain(like_pictures.contiguous()))
-    return Looked(images, images.plain(pixels_BCSS), values_BCHW[:, 0] > 0.5)
+        return Looked(images, images.plain(pixels_BCSS))
+
+    def cut(mask_B1SS: Tensor) -> Tensor:
+        like_pictures = mask_B1SS.to(torch.uint8).mul(255).expand(-1, images.channels, -1, -1)
+        return tiles.as_values(images, images.plain(like_pictures.contiguous()))[:, 0] > 0.5
+
+    is_known = masks_B1SS != IGNORED
+    return Looked(images, images.plain(pixels_BCSS), cut((masks_B1SS > 0) & is_known), cut(is_known))
 
 
 @torch.no_grad()
@@ -124,8 +131,11 @@ def _foreground(
     sentences: list[str] = []
     if looked.masks is not None:
         columns.append(("true mask", _cut(looked, looked.masks)))
-        scores = {name: foreground.mean_iou(mask, looked.masks) for name, mask in found.items()}
-        scores["the whole picture"] = foreground.mean_iou(torch.ones_like(looked.masks), looked.masks)
+        assert looked.counted is not None
+        tried = {**found, "the whole picture": torch.ones_like(looked.masks)}
+        scores = {
+            name: foreground.mean_iou(mask & looked.counted, looked.masks) for name, mask in tried.items()
+        }
         ranked = sorted(scores.items(), key=lambda score: -score[1])
         told = ", ".join(f"{name} {100 * score:.0f} %" for name, score in ranked)
         sentences.append(

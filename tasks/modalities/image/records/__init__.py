@@ -37,7 +37,9 @@ class Duplicates(Settings):
     exact: bool = setting(True, "Leave out pictures whose pixels equal those of an earlier one.")
     near: bool = setting(True, "Leave out pictures whose perceptual hash is that of an earlier one, nearly.")
     distance: int = setting(
-        2, "Bits of 64 in which the hashes of near duplicates may differ; their mean colours differ little.",
+        2,
+        "Bits of 64 in which the hashes of near duplicates may differ (some that differ in more are taken for "
+        "such; 0 where all pictures are taken alike, as X-rays are); their mean colours differ little.",
         ge=0, le=4,
     )  # fmt: skip
 
@@ -60,7 +62,8 @@ class CorpusSettings(Corpus):
     pattern: str | None = setting(
         None,
         "Regular expression over a picture's path below its location; named groups become fields, e.g. "
-        "(?P<split>[^/]+)/(?P<label>[^/]+)/. Without it `label` is the first sub-folder.",
+        "(?P<split>[^/]+)/(?P<label>[^/]+)/. Without it `label` is the first sub-folder, or the "
+        "second where the first is train, validation or test.",
     )
     root: str | None = setting(
         None, "Where relative paths in tables start; null is where the table lies, archives included."

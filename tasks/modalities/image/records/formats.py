@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from tasks import sources
 from tasks.corpora import tables
+from tasks.corpora.labelled import WORDS as SPLIT_WORDS
 from tasks.errors import InputError, unknown
 from tasks.modalities import Rejected
 from tasks.modalities.image.records.decoding import SUFFIXES
@@ -47,6 +48,8 @@ def rows(file: File, format: str, columns: Columns, corpus: CorpusSettings) -> I
             yield number, named, _stored(file, number, fields, columns, corpus)
         return
     name = _format(file, format)
+    if name != PICTURE and PurePosixPath(PurePosixPath(file.name).stem).suffix.lower() in SUFFIXES:
+        raise Rejected("beside_a_picture")  # photo.jpg.json, as photo services export it
     if name == PICTURE:
         content, refused = _content(file, corpus)
         yield 1, _of_path(file.inside, corpus), _held(content, refused, file.suffix)
@@ -74,6 +77,8 @@ def _of_path(inside: str, corpus: CorpusSettings) -> dict[str, Any]:
     folders = PurePosixPath(inside).parts[:-1]
     fields = {"path": inside, "name": PurePosixPath(inside).stem}
     if corpus.pattern is None:
+        if len(folders) > 1 and folders[0].lower() in SPLIT_WORDS:
+            return fields | {"split": folders[0], "label": folders[1]}
         return fields | ({"label": folders[0]} if folders else {})
     match = _compiled(corpus.pattern).search(inside)
     if match is None:
@@ -121,13 +126,23 @@ def picture_field(fields: Mapping[str, Any], columns: Columns, where: str) -> st
     """
     endings = tuple(suffix[1:] for suffix in SUFFIXES)
     wanted = (columns.image,) if columns.image is not None else (*FIELDS, *endings)
-    found = next((name for name in wanted if name in fields), None)
+    there = [name for name in wanted if name in fields]
+    found = next((name for name in there if _holds_bytes(fields[name])), there[0] if there else None)
     if found is None:
         raise InputError(
             f"{where}: has no field {' or '.join(map(repr, wanted[:3]))} with a picture; its fields: "
-            f"{', '.join(fields)}. Name it in `columns.image`."
+            f"{', '.join(fields)}. Name it in `columns.image`; or, where the table is none of pictures, name "
+            "what is: `from: folder/**/*.jpg`."
         )
     return found
+
+
+def _holds_bytes(value: Any) -> bool:
+    return isinstance(_inner(value), bytes | bytearray | memoryview)
+
+
+def _inner(value: Any) -> Any:
+    return value.get("bytes") if isinstance(value, Mapping) else value
 
 
 def _path(value: Any) -> str:
@@ -138,7 +153,7 @@ def _path(value: Any) -> str:
 
 def _resolved(value: Any, file: File, number: int, corpus: CorpusSettings) -> tuple[bytes | None, str | None]:
     """Bytes as they are, or those at the path; or why they were not read."""
-    content = value.get("bytes") if isinstance(value, Mapping) else value
+    content = _inner(value)
     if isinstance(content, bytes | bytearray | memoryview):
         return (None, "too_many_bytes") if len(content) > corpus.max_bytes else (bytes(content), None)
     where, path = f"{file.location}, row {number}", _path(value)

@@ -4,8 +4,9 @@ The hash is imagehash's `phash`: signs of the 64 lowest frequencies of the pictu
 (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010). Pictures whose
 hashes differ in few bits are found without comparing all pairs as in Manku, Jain, Das Sarma,
 "Detecting Near-Duplicates for Web Crawling", 2007, section 3: the 64 bits are cut into blocks, and each
-key leaves out as many blocks as bits may differ; so pictures that near share at least one key, and
-others agree by chance in 2^-38 of pairs. The hash sees no colour, so that a key also holds the cell
+key leaves out as many blocks as bits may differ; so pictures that near share at least one key. Others
+agree in 2^-38 of pairs if their bits are independent, more often where all pictures are taken alike
+(X-rays, products): there set `distance` to 0. The hash sees no colour, so that a key also holds the cell
 of the mean chroma in one of three grids, shifted so that less than 16 levels apart share a cell in one.
 """
 

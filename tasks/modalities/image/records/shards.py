@@ -21,6 +21,7 @@ from tasks.modalities.image.records.decoding import SUFFIXES
 from tasks.sources import File
 
 COMPANIONS = {"cls": "label", "txt": "text", "json": None}
+MOST_PARTS = 64  # of a sample; names with dots (frame.0001.jpg) share what looks like a key
 MAX_BYTES = 1 << 28  # of one member: larger ones are no pictures
 
 Held = tuple[File, str, bytes]
@@ -34,7 +35,7 @@ def gathered(files: Iterator[File]) -> Iterator[File]:
         own, ending = _key(file)
         is_part = file.archive is not None and (f".{ending}" in SUFFIXES or ending in COMPANIONS)
         is_part = is_part and file.size is not None and file.size <= MAX_BYTES
-        if own != key or not is_part:
+        if own != key or not is_part or len(held) == MOST_PARTS:
             yield from _joined(held)
             held, key = [], None
         if is_part:

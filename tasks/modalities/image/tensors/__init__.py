@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 UNIT = "images"
 OFFERS = READS = ("images",)
+BULKY = ("picture",)
 KINDS = ("classification", "segmentation")
 
 

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 UNIT = "tokens"
 OFFERS = ("rows", "spans")
 READS = ("rows",)
+BULKY = ()  # a tokenizer's ids are no shorter than the text, which is shown as well
 
 
 @dataclass(frozen=True, kw_only=True)
