@@ -143,7 +143,8 @@ def num_processes(jobs: Sequence[Job]) -> int:
     if torch.cuda.is_available():
         return 1
     weights = max((_size(job.arm.source) for job in jobs if job.arm), default=0)
-    fitting = psutil.virtual_memory().available // (GIB + WEIGHTS_PER_PROCESS * weights)
+    rows = max((_size(job.task.folder) for job in jobs), default=0)
+    fitting = psutil.virtual_memory().available // (GIB + WEIGHTS_PER_PROCESS * weights + rows)
     return max(1, min(len(os.sched_getaffinity(0)), fitting, len(jobs)))
 
 

@@ -104,6 +104,11 @@ def table_of_missing_paths() -> tuple[Change, str]:
     ), "table.csv, row 3: nothing can be read at 'photos/cat/999.png'. Correct"
 
 
+def table_that_names_a_folder() -> tuple[Change, str]:
+    Path("table.csv").write_text("path,label\nphotos/cat,cat\n")
+    return corpus(**{"from": "table.csv"}), "table.csv, row 2: nothing can be read at 'photos/cat'. Correct"
+
+
 def table_without_the_column() -> tuple[Change, str]:
     pq.write_table(pa.table({"img": [png(0)], "label": ["cat"]}), "table.parquet")
     entry = {"from": "table.parquet", "columns": {"image": "photo"}}
@@ -126,7 +131,7 @@ def link_to_itself() -> tuple[Change, str]:
     "spoil",
     [
         empty_folder, one_class, all_are_text, truncated_where_none_may_be, all_black, archive_upwards, archive_absolute,
-        table_of_missing_paths, table_without_the_column, table_of_numbers, link_to_itself,
+        table_of_missing_paths, table_that_names_a_folder, table_without_the_column, table_of_numbers, link_to_itself,
     ],
 )  # fmt: skip
 def test_spoiled_pictures_are_refused_by_name_and_the_old_records_stay(

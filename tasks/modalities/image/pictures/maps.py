@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from models.image.images import Images
 
 IGNORED = 255  # in masks
+AT_A_TIME = 8  # pictures: attention is kept for all layers
 MOST_SHOWN = 8
 MOST_HEADS = 6
 RANDOM = "random"
@@ -77,12 +78,16 @@ def sections(looked: Looked, encoders: Mapping[str, PreTrainedModel], folder: Pa
     """
     for encoder in encoders.values():
         encoder.set_attn_implementation("eager")  # the others keep no weights to show
-    features = {arm: patches(encoder, looked.pixel_values).float() for arm, encoder in encoders.items()}
-    attention = {
-        arm: weights
+    parts = looked.pixel_values.split(AT_A_TIME)
+    features = {
+        arm: torch.cat([patches(encoder, part) for part in parts]).float()
         for arm, encoder in encoders.items()
-        if (weights := foreground.class_attention(encoder, looked.pixel_values)) is not None
     }
+    attention: dict[str, Tensor] = {}
+    for arm, encoder in encoders.items():
+        weights = [foreground.class_attention(encoder, part) for part in parts]
+        if known := [part for part in weights if part is not None]:
+            attention[arm] = torch.cat(known)
     found = [_attention(looked, attention, folder)] if attention else []
     if next(iter(features.values())).shape[1] >= 4:
         found += [_colours(looked, features, folder), _foreground(looked, features, attention, folder)]

@@ -38,8 +38,8 @@ class Duplicates(Settings):
     near: bool = setting(True, "Leave out pictures whose perceptual hash is that of an earlier one, nearly.")
     distance: int = setting(
         2,
-        "Bits of 64 in which the hashes of near duplicates may differ (some that differ in more are taken for "
-        "such; 0 where all pictures are taken alike, as X-rays are); their mean colours differ little.",
+        "Bits of 64 in which the hashes of near duplicates may differ (some further apart pass for such too; "
+        "0 where all pictures are taken alike, as X-rays are); their mean colours differ little.",
         ge=0, le=4,
     )  # fmt: skip
 

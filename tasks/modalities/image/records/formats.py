@@ -10,7 +10,7 @@ import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from tasks import sources
@@ -179,7 +179,10 @@ def _beside(file: File, path: str, corpus: CorpusSettings) -> File:
         return File(path, contents=functools.partial(_through_fsspec, path))
     is_whole = "://" in path or path.startswith(("/", "~"))
     folder = corpus.root if corpus.root is not None else file.location.rpartition("/")[0] or "."
-    return next(sources.files(path if is_whole else f"{folder.rstrip('/')}/{path}"))
+    place = path if is_whole else f"{folder.rstrip('/')}/{path}"
+    if Path(place).expanduser().is_dir():
+        raise FileNotFoundError(place)
+    return next(sources.files(place))
 
 
 def _through_fsspec(path: str) -> BinaryIO:
