@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.image.augment.presets import CIFAR32, MAE
+from models.image.augment.presets import CIFAR32
+from models.image.augment.presets import IJEPA as CROPS
 from models.image.patch_decoder import PatchDecoder
 from models.image.patch_masks import multi_block
 from models.image.pictures import take
@@ -171,7 +172,7 @@ METHODS = {
     "byol": (BYOL, BYOL_SETTINGS, PlainBYOL, [(CIFAR32, SIDE)] * 2),
     "moco": (MoCo, MOCO_SETTINGS, PlainMoCo, [(CIFAR32, SIDE)] * 2),
     "simsiam": (SimSiam, SIMSIAM_SETTINGS, PlainSimSiam, [(CIFAR32, SIDE)] * 2),
-    "ijepa": (IJEPA, IJEPA_SETTINGS, PlainIJEPA, [(MAE, SIDE)]),
+    "ijepa": (IJEPA, IJEPA_SETTINGS, PlainIJEPA, [(CROPS, SIDE)]),
 }
 
 
