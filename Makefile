@@ -20,10 +20,13 @@ setup: .venv/ready  ## set up .venv from the lock file
 	@touch $@
 
 demo: setup      ## run RECIPE (text-mlm) on embedded data and print what it bought
+	@$(RUN) python -m tasks.params --check
 	@$(RUN) dvc repro report@$(RECIPE)
 	@$(RUN) python -m tasks.summary $(RECIPE)
 
 compare: setup   ## run RECIPES where they are not up to date, and put them in one table
+	@test -n "$(strip $(RECIPES))" || { echo 'name them: make compare RECIPES="image-simclr image-moco"'; exit 1; }
+	@$(RUN) python -m tasks.params --check
 	@$(RUN) dvc repro $(addprefix report@,$(RECIPES))
 	@$(RUN) python -m tasks.compare $(RECIPES)
 
@@ -49,5 +52,5 @@ lock: setup      ## solve the dependencies anew
 	$(BIN)/python -m pip install --quiet pip-tools
 	$(BIN)/pip-compile --quiet --extra develop --strip-extras --no-emit-index-url --no-emit-find-links --no-annotate --no-header --output-file requirements.lock pyproject.toml
 
-clean:           ## remove .venv, caches and scratch; data and runs stay
-	rm -rf .venv .unmask .pytest_cache .mypy_cache .ruff_cache
+clean:           ## remove .venv and caches; data, runs, checkpoints and all histories stay
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -58,7 +58,8 @@ class Task(Settings):
     """One labelled set with train, validation and test rows."""
 
     kind: Literal["classification", "token_classification", "question_answering", "segmentation"] = setting(
-        "classification", "What is predicted."
+        "classification",
+        "What is predicted; pictures: classification or segmentation; text: all but segmentation.",
     )
     source: str | None = setting(
         None,
@@ -170,7 +171,10 @@ class Pretrain(SelfSupervised):
 class Adapt(SelfSupervised):
     """Continued pretraining on the domain corpus (DAPT) or on the tasks' unlabelled training text (TAPT)."""
 
-    corpus: Literal["domain", "tasks"] = setting("domain", "What to adapt to.")
+    corpus: Literal["domain", "tasks"] = setting(
+        "domain",
+        "What to adapt to: the corpus `domain`, or the training rows of `tasks` without their labels.",
+    )
     replay_fraction: float = setting(
         0.0, "Share of samples drawn from the general corpus, against forgetting.", ge=0, lt=1
     )
@@ -210,11 +214,15 @@ class Finetune(TrainSettings):
         500, "At most this many validation rows choose the epoch and the probe's penalty.", ge=1
     )
     max_epochs: int = setting(20, "Passes over the labelled rows at most; `steps` caps them.", ge=1)
-    patience: int = setting(5, "Evaluations without a better validation score before stopping.", ge=1)
+    patience: int = setting(
+        5,
+        "Looks at validation without a better score before stopping; has an effect beside `evaluate_every`.",
+        ge=1,
+    )
     scratch_compute: Literal["same_steps", "shared", "equal"] = setting(
         "same_steps",
         "What training from scratch may cost: the other arms' steps; in all its runs together as much more "
-        "as pretraining cost (shared); or in each of its runs (equal).",
+        "as pretraining cost (shared); or in each of its runs (equal). Released weights: same_steps.",
     )
 
 

@@ -9,6 +9,7 @@ import argparse
 import functools
 import json
 import operator
+import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, make_dataclass
 from dataclasses import field as dataclass_field
@@ -206,6 +207,7 @@ def _impossible(config: Config) -> Iterator[str]:
             yield f"{at}.encoder: {unknown('encoder', recipe.encoder, config.encoders)}"
         else:
             yield from _unfit_encoder(at, recipe, config.encoders[recipe.encoder])
+        yield from _unpayable(at, recipe, config.encoders.get(recipe.encoder))
         if recipe.pretrain.steps and recipe.general == "none":
             yield f"{at}.pretrain.steps: must be 0 where `general` is none; name a corpus"
         if recipe.adapt.steps and getattr(recipe, recipe.adapt.corpus) == "none":
@@ -252,10 +254,36 @@ def _unfit_encoder(at: str, recipe: Recipe, encoder: Encoder) -> Iterator[str]:
         yield f"{at}.encoder: {recipe.encoder}: {error}"
 
 
+def _unpayable(at: str, recipe: Recipe, encoder: Encoder | None) -> Iterator[str]:
+    """What fine-tuning would refuse after the training is paid for."""
+    finetune, is_released = recipe.finetune, encoder is not None and encoder.source is not None
+    if "scratch" in finetune.arms:
+        if is_released and finetune.scratch_compute != "same_steps":
+            yield (
+                f"{at}.finetune.scratch_compute: must be same_steps where the encoder starts from released "
+                f"weights, whose cost is not known; got {finetune.scratch_compute}"
+            )
+    elif recipe.tasks != "none" and not (
+        ("pretrained" in finetune.arms and (recipe.pretrain.steps or is_released))
+        or ("adapted" in finetune.arms and recipe.adapt.steps)
+    ):
+        yield f"{at}.finetune.arms: none of them is trained: the stages before have steps 0; name scratch"
+
+
 def main() -> None:
-    """Print the JSON schema: `python -m tasks.params > params.schema.json`."""
-    argparse.ArgumentParser(description="Print the JSON schema of params.yaml.").parse_args()
-    print(json.dumps(json_schema(), indent=1))
+    """Print the JSON schema, or check params.yaml."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.params", description=main.__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="say what is wrong with params.yaml, if anything"
+    )
+    if not parser.parse_args().check:
+        print(json.dumps(json_schema(), indent=1))
+        return
+    try:
+        config = load()
+    except InputError as error:
+        sys.exit(str(error))
+    print(f"{PARAMS} is right: {len(config.recipes)} recipes")
 
 
 if __name__ == "__main__":

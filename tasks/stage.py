@@ -1,7 +1,8 @@
 """What every stage does around its work: arguments, tracking, clear messages, exit codes, its cost.
 
 Exit codes: 0 done, 1 something to mend (one message says what), 3 data broke an expectation, 143
-stopped by SIGTERM with a checkpoint. Any other exception is a defect of ours and shows its trace.
+stopped by SIGTERM or Ctrl-C, with a checkpoint where it trains. Any other exception is a defect of ours and
+shows its trace.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ def _guarded(stage: str, name: str, work: Work, inputs: Inputs) -> int:
         return _fail(stage, name, str(error), 1)
     except interrupt.Interrupted as stopped:
         return _fail(stage, name, str(stopped), interrupt.EXIT_CODE)
+    except KeyboardInterrupt:
+        return _fail(stage, name, "stopped; start again, finished work is kept", interrupt.EXIT_CODE)
     except ArithmeticError as error:
         return _fail(stage, name, str(error), 1)
     except OSError as error:

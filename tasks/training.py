@@ -236,7 +236,7 @@ def _fitting(settings: SelfSupervised, objective: Objective) -> Iterator[None]:
         can_recompute = objective.encoder.supports_gradient_checkpointing
         recompute = "set `gradient_checkpointing: true`, " if can_recompute else ""
         raise InputError(
-            f"{given}: a step does not fit into memory; checkpoints are kept. Lower `batch_size`, "
+            f"{given}: a step does not fit into memory. Lower `batch_size`, "
             f"{recompute}raise `micro_batches` (of which each compares its own samples alone), or give the "
             "objective fewer or smaller crops."
         ) from error

@@ -41,7 +41,8 @@ def leave(work: stage.Work) -> int:
     [
         (InputError("column 'txt' is missing"), 1, "column 'txt' is missing"),
         (ValidationFailed("too many duplicates"), 3, "too many duplicates"),
-        (Interrupted(7), 143, "stopped by SIGTERM at step 7"),
+        (Interrupted(7), 143, "stopped at step 7"),
+        (KeyboardInterrupt(), 143, "stopped; start again, finished work is kept"),
         (Collapsed("step 9: all samples get the same embedding"), 1, "step 9: all samples get the same"),
         (OSError(errno.ENOSPC, "No space left", "runs/x"), 1, "runs/x: the disk is full; free some space"),
         (OSError(errno.EROFS, "Read-only", "runs/x"), 1, "runs/x: the folder is read-only"),
@@ -49,7 +50,7 @@ def leave(work: stage.Work) -> int:
     ],
 )
 def test_expected_failure_ends_in_one_message_and_its_exit_code(
-    error: Exception, code: int, says: str, capsys: pytest.CaptureFixture[str]
+    error: BaseException, code: int, says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work(context: stage.Context) -> stage.Outcome:
         raise error

@@ -142,8 +142,8 @@ def _fitting(job: Job) -> Iterator[None]:
         if not is_exhausted(error):
             raise
         raise InputError(
-            f"{job.title} does not fit into memory; finished runs are kept. Lower finetune.batch_size (it is "
-            f"{job.settings.batch_size}), or start again with {PROCESSES}=1."
+            f"{job.title} does not fit into memory. Start again with {PROCESSES}=1 (finished runs are kept), "
+            f"or lower finetune.batch_size from {job.settings.batch_size} (all runs start anew)."
         ) from error
 
 

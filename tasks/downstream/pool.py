@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ def run_all(jobs: Sequence[Job], num_processes: int) -> Iterator[Job]:
     """Do what is not done yet; give each job when it is.
 
     Raises:
-        Interrupted: SIGTERM came; finished jobs are stored, unfinished ones left checkpoints.
+        Interrupted: SIGTERM or Ctrl-C came; finished jobs are stored, unfinished ones left checkpoints.
     """
     finished = [job for job in jobs if job.done.exists()]
     yield from finished
@@ -64,8 +65,8 @@ def _answer(pipe: Connection) -> None:
         error = pipe.recv()
     except (EOFError, ConnectionError):
         raise InputError(
-            "a process of the stage was killed, most likely for want of memory; finished runs are kept. "
-            f"Start again with {PROCESSES}=1, or lower finetune.batch_size."
+            "a process of the stage was killed, most likely for want of memory. Start again with "
+            f"{PROCESSES}=1 (finished runs are kept), or lower finetune.batch_size (all runs start anew)."
         ) from None
     if error is not None:
         raise error
@@ -100,6 +101,7 @@ def _processes(count: int) -> Iterator[list[Connection]]:
 
 def _serve(pipe: Connection) -> None:
     """Do jobs until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:

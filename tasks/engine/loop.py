@@ -75,7 +75,7 @@ def train(
         NonFiniteLoss: names the step; the weights were not touched by it.
         Collapsed: the guard saw the objective fail, and the settings say to stop.
         ValueError: the settings ask for roll-backs and there is no folder for checkpoints.
-        Interrupted: SIGTERM came; a checkpoint was written.
+        Interrupted: SIGTERM or Ctrl-C came; a checkpoint was written.
     """
     if not settings.steps:
         return History()

@@ -20,7 +20,12 @@ class TrainSettings(Settings):
         "normalisation) then sees those of one part.",
         ge=1,
     )
-    lr: float = setting(1e-3, "Peak learning rate.", gt=0, le=10)
+    lr: float = setting(
+        1e-3,
+        "Peak learning rate; the default suits small networks from scratch, released ones want 1e-5 to 5e-5.",
+        gt=0,
+        le=10,
+    )
     schedule: Literal["cosine", "wsd", "constant"] = setting(
         "cosine",
         "Shape after warm-up: cosine to `final_lr_fraction`, warm-up-stable-decay, or constant.",
@@ -38,7 +43,9 @@ class TrainSettings(Settings):
     pull_to_initial: float = setting(
         0.0, "L2-SP: weight of the squared distance to the initial weights.", ge=0
     )
-    ema_decay: float = setting(0.0, "Decay of an average of the weights that is kept; 0 is off.", ge=0, lt=1)
+    ema_decay: float = setting(
+        0.0, "Decay of a running average of the weights, which is saved in their place; 0 is off.", ge=0, lt=1
+    )
     precision: Literal["auto", "float32", "bfloat16"] = setting(
         "auto", "Autocast type; auto is bfloat16 where the processor computes in it."
     )
@@ -56,5 +63,9 @@ class TrainSettings(Settings):
         2, "Times that the rate is lowered or the run goes back; then it stops.", ge=0
     )
     log_every: int = setting(10, "Steps between logged metrics.", ge=1)
-    evaluate_every: int = setting(0, "Steps between held-out losses; 0 measures at the end only.", ge=0)
+    evaluate_every: int = setting(
+        0,
+        "Steps between held-out losses; 0 measures at the end only (fine-tuning: five looks at validation).",
+        ge=0,
+    )
     evaluate_samples: int = setting(512, "Held-out samples per measurement, at most.", ge=1)

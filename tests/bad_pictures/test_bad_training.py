@@ -82,7 +82,7 @@ def test_more_crops_than_memory_holds(
     write(pretraining(objective=many, batch_size=16384))
     code, said = done("pretrain", capsys)
     assert code == 1
-    assert "batch_size 16384, micro_batches 1: a step does not fit into memory; checkpoints are kept" in said
+    assert "batch_size 16384, micro_batches 1: a step does not fit into memory." in said
     assert "Lower `batch_size`, set `gradient_checkpointing: true`, raise `micro_batches`" in said
     assert "fewer or smaller crops" in said
     assert contents() == before

@@ -159,6 +159,16 @@ def test_non_finite_loss_stops_before_it_reaches_the_weights() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(seen[-1], weights(objective), strict=True))
 
 
+def test_the_second_ctrl_c_is_obeyed_at_once(tmp_path: Path) -> None:
+    def press(event: Event) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("masked_lm", SETTINGS, tmp_path, callbacks=[press])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_zero_steps_keep_the_weights() -> None:
     objective = tiny_objective("masked_lm")
     before = weights(objective)
@@ -257,10 +267,11 @@ def test_run_killed_at_any_moment_ends_bit_equal(tmp_path: Path) -> None:
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_sigterm_leaves_a_checkpoint_of_the_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_being_asked_to_stop_leaves_a_checkpoint_of_the_step(signum: int, tmp_path: Path) -> None:
     def terminate(event: Event) -> None:
         if event.step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signum)
 
     with pytest.raises(Interrupted, match="step 3"):
         run("masked_lm", SETTINGS, tmp_path, callbacks=[terminate])

@@ -35,11 +35,11 @@ class Duplicates(Settings):
     """Which pictures count as seen before, and are left out of the unlabelled ones."""
 
     exact: bool = setting(True, "Leave out pictures whose pixels equal those of an earlier one.")
-    near: bool = setting(True, "Leave out pictures whose perceptual hash is that of an earlier one, nearly.")
+    near: bool = setting(True, "Leave out pictures that look nearly like an earlier one (perceptual hash).")
     distance: int = setting(
         2,
-        "Bits of 64 in which the hashes of near duplicates may differ (some further apart pass for such too; "
-        "0 where all pictures are taken alike, as X-rays are); their mean colours differ little.",
+        "How many of the hash's 64 bits may differ between near duplicates, whose mean colours are alike as "
+        "well. Set 0, or `near: false`, where all pictures are taken alike (products on white, X-rays).",
         ge=0, le=4,
     )  # fmt: skip
 
@@ -75,7 +75,7 @@ class CorpusSettings(Corpus):
     )
     unreadable: Literal["error", "drop"] = setting(
         "drop",
-        "Pictures that are empty, truncated, damaged, none at all, too large or not to be opened: stop, or "
+        "Files that are empty, truncated, damaged, no pictures, too large or not to be opened: stop, or "
         "leave them out, count them and name the first few.",
     )
     min_side: int = setting(8, "Pictures with a shorter side are left out, in pixels.", ge=1)

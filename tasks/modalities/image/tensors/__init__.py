@@ -59,7 +59,7 @@ class PrepareSettings(Settings):
     ] = setting(
         "method",
         "Random changes of labelled pictures while fine-tuning, in every arm: those of the recipe's "
-        "objective, none, or a preset by name.",
+        "objective (the first, where it has several), none, or a preset by name.",
     )
 
 
