@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from models.settings import Settings
-from tasks import layout, modalities, stage
+from tasks import layout, modalities, sources, stage
 from tasks.config import Corpus
 from tasks.corpora.duplicates import hash64
 from tasks.corpora.labelled import labelled
@@ -107,7 +107,7 @@ def _documents(name: str, corpus: Corpus, module: Records, folder: Path) -> dict
                     break
             entries.append(
                 {
-                    "location": location,
+                    "location": sources.without_query(location),
                     "license": ", ".join(sorted(filter(None, licenses))) or None,
                     "records": tally.kept - kept_before,
                     "sha256": digest.hexdigest(),

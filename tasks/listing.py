@@ -60,16 +60,16 @@ def locations(corpus: Corpus) -> list[str]:
 
 
 def _listed(name: str, location: str, full_hash: bool, complaints: list[str]) -> dict[str, Any]:
-    known = layout.scratch() / "listings" / f"{name}.json"
+    known, shown = layout.scratch() / "listings" / f"{name}.json", sources.without_query(location)
     remembered: dict[str, Any] = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
     try:
         found = sources.listing(location, full_hash=full_hash)
     except (InputError, OSError) as error:
         complaints.append(f"{name}: {error}")
-        missing = {"files": [{"location": location, "size": None}]}
-        return dict(remembered.get(location, missing)) if "://" in location else missing
+        missing = {"files": [{"location": shown, "size": None}]}
+        return dict(remembered.get(shown, missing)) if "://" in location else missing
     if "://" in location and not location.startswith(("embedded://", "public://")):
-        _write(known, {**remembered, location: found})
+        _write(known, {**remembered, shown: found})
     return found
 
 

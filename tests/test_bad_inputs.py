@@ -76,7 +76,7 @@ def task_of(project: Path, rows: list[dict[str, object]], more: str = "") -> Non
 def empty(project: Path) -> str:
     shutil.rmtree(project / "notes")
     (project / "notes").mkdir()
-    return "notes"
+    return "holds no files"
 
 
 def binary(project: Path) -> str:
@@ -102,7 +102,7 @@ def duplicate_ids(project: Path) -> str:
     rows = [{"text": text, "key": i % 50} for i, text in enumerate(DOCUMENTS)]
     (project / "notes/a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     corpus(project, "from: notes, columns: {id: key}")
-    return "id"
+    return "stands twice"
 
 
 def one_class(project: Path) -> str:

@@ -71,7 +71,7 @@ def test_engine_runs_where_only_torch_and_transformers_are_installed() -> None:
 
 
 def test_listing_and_ingest_import_no_torch() -> None:
-    script = "import sys, tasks.listing; assert 'torch' not in sys.modules"
+    script = "import sys, tasks.listing, tasks.ingest; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,49 @@ def refusal(text: str, folder: Path) -> str:
 
 def test_the_projects_own_file_is_valid() -> None:
     assert "text-mlm" in params.load().recipes
+
+
+def test_examples_of_the_readme_are_valid(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    found = [
+        load(f"corpora:\n  none: {{modality: text}}\n{text.removeprefix('corpora:')}", tmp_path)
+        for text in examples
+    ]
+    assert [list(config.recipes) for config in found] == [["notes"], ["photos"]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "architecture: bert, config: {hidden_size: 32}", "from: bert-base-uncased",
+            "finetune.scratch_compute: must be same_steps where the encoder starts from released weights",
+        ),
+        ("scratch_compute: shared", "arms: [adapted]", "finetune.arms: none of them is trained"),
+    ],
+)  # fmt: skip
+def test_what_fine_tuning_would_refuse_is_refused_before_anything_is_trained(
+    old: str, new: str, sentence: str, tmp_path: Path
+) -> None:
+    payable = GOOD.replace("tasks: none", "tasks: notes").replace(
+        "finetune: {}", "finetune: {scratch_compute: shared}"
+    )
+    load(payable, tmp_path)
+    assert sentence in refusal(payable.replace(old, new), tmp_path)
+
+
+def test_check_says_what_is_wrong_and_leaves_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["params", "--check"])
+    (tmp_path / "params.yaml").write_text(GOOD)
+    params.main()
+    assert "params.yaml is right: 1 recipes" in capsys.readouterr().out
+    (tmp_path / "params.yaml").write_text(GOOD.replace("lr: 1e-3", "lr: fast"))
+    with pytest.raises(SystemExit, match="recipes.mine.pretrain.lr: input should be a valid number"):
+        params.main()
 
 
 def test_numbers_arrive_as_numbers(tmp_path: Path) -> None:

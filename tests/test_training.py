@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from models import heads
-from tasks import layout, training
-from tasks.config import Encoder
+from tasks import finetune, layout, training
+from tasks.adapt import Replayed
+from tasks.config import Corpus, Encoder, Finetune, Task
 from tasks.errors import InputError
 from tests.modalities.image import finished_run
 from tests.tiny import HEADS, tiny_model
@@ -47,3 +52,41 @@ def test_what_contradicts_released_weights_is_told_with_the_recipe(weights: Path
     config.encoders["tiny"] = Encoder(source=str(weights), config={"num_hidden_layers": 5})
     with pytest.raises(InputError, match=r"recipes\.shapes: .* have num_hidden_layers 2, and 5 contradicts"):
         training.build_objective("shapes", config)
+
+
+class Marked:
+    """Samples that all say the same."""
+
+    num_samples, unit, units_per_sample = 100, "rows", 1.0
+
+    def __init__(self, mark: float) -> None:
+        self.mark = mark
+
+    def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        return {"x": torch.full((len(positions), 2), self.mark)}
+
+
+def test_replay_is_a_share_of_positions_that_seed_and_position_decide() -> None:
+    mixed = Replayed(Marked(0.0), Marked(1.0), 0.3, seed=4)
+    whole = mixed.batch(range(4000))["x"]
+    assert float(whole.mean()) == pytest.approx(0.3, abs=0.03)
+    assert torch.equal(torch.cat([mixed.batch([at])["x"] for at in range(50)]), whole[:50])
+    assert not torch.equal(Replayed(Marked(0.0), Marked(1.0), 0.3, seed=5).batch(range(50))["x"], whole[:50])
+
+
+@pytest.mark.parametrize(("how", "expected"), [("same_steps", 0.0), ("equal", 5e9), ("shared", 5e9 / 6)])
+def test_scratch_may_cost_what_training_before_it_cost(
+    how: str, expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = finished_run.config("simclr", **HEADS["simclr"])
+    for stage, flops in (("pretrain", 4e9), ("adapt", 1e9)):
+        folder = layout.run("shapes", stage)
+        folder.mkdir(parents=True)
+        (folder / training.COST).write_text(json.dumps({"flops": flops}))
+    recipe = config.recipe("shapes")
+    config.corpora[recipe.tasks] = Corpus(tasks={"name": Task(source="unused")})
+    settings = Finetune(scratch_compute=how, label_budgets=(8, 16), num_seeds=3)  # type: ignore[arg-type]
+    recipe = dataclasses.replace(recipe, finetune=settings)
+    assert finetune._more("scratch", "shapes", recipe, config) == pytest.approx(expected)
+    assert finetune._more("pretrained", "shapes", recipe, config) == 0

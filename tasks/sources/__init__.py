@@ -103,6 +103,11 @@ class File:
         return _Reader(_decompress(raw, self.compression), raw)
 
 
+def without_query(location: str) -> str:
+    """A location as files may keep it: the query of a web address may hold a signature."""
+    return location.partition("?")[0] if location.startswith("http") else location
+
+
 def readable(name: str) -> str:
     """A file's name as text that can be stored: bytes that are no UTF-8 are written as escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 from urllib.request import getproxies
 
 from tasks.errors import InputError
-from tasks.sources import File
+from tasks.sources import File, without_query
 
 CONNECT_SECONDS = 10
 READ_SECONDS = 60  # of silence, not of the whole transfer
@@ -75,7 +75,7 @@ def _objects(location: str) -> list[tuple[str, dict[str, Any]]]:
 def _name(system: Any, location: str, path: str) -> str:
     """The address of an object, queries left out: they may hold a signature."""
     full = path if "://" in path else str(system.unstrip_protocol(path))
-    return full.partition("?")[0] if location.startswith("http") else full
+    return without_query(full) if location.startswith("http") else full
 
 
 def _file_system(location: str) -> tuple[Any, str]:

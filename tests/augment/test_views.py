@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from models.image.augment import views
-from models.image.augment.choices import choose
+from models.image.augment import colour, shape, views
+from models.image.augment.choices import Choices, choose
 from models.image.augment.views import GLYPHS, MAE, PRESETS, SIMCLR, Augment, view
 
 EVERYTHING = Augment(
@@ -145,3 +146,53 @@ def test_a_preset_stands_for_its_settings(given: object, wanted: Augment) -> Non
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValidationError, match="unknown preset 'glyf'; known: simclr"):
         TypeAdapter(Augment).validate_json('"glyf"')
+
+
+def jittered(x: torch.Tensor, c: Choices) -> torch.Tensor:
+    """Picture by picture: brightness, contrast and saturation in their drawn order, hue somewhere between."""
+    out = []
+    for row in range(len(x)):
+        one, before, order = x[row : row + 1], int(c.num_before_hue[row]), c.order[row].tolist()
+        for kind in [*order[:before], None, *order[before:]]:
+            if kind is None:
+                one = colour.shift_hue(one, c.hue[[row]])
+            else:
+                one = colour.adjust(one, torch.tensor([kind]), c.factor[row, kind].view(1))
+        out.append(one)
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"rotate": 20.0, "shear": 10.0}, lambda x, c: shape.turn(x, c.angle, c.shear)),
+        ({"thicken": 1.0}, lambda x, c: shape.thicken(x, c.stroke)),
+        ({"mix_channels": 1.0}, lambda x, c: colour.mix(x, c.mixture)),
+        ({"jitter": 1.0}, jittered),
+        ({"greyscale": 1.0}, lambda x, c: colour.greyscale(x)),
+        ({"blur": 1.0}, lambda x, c: views.blur(x, c.sigma, 2.0)),
+        ({"solarise": 1.0}, lambda x, c: colour.solarise(x)),
+        ({"invert": 1.0}, lambda x, c: 1 - x),
+    ],
+)
+def test_a_view_undergoes_what_was_chosen(changes: dict[str, float], expected: Any) -> None:
+    pixels, keys, augment = pictures(8), torch.arange(8), replace(STILL, **changes)  # type: ignore[arg-type]
+    wanted = expected(pixels / 255, choose(keys, augment, 20, 20, stream=1))
+    torch.testing.assert_close(view(pixels, keys, augment, 20, stream=1), wanted, rtol=0, atol=1e-5)
+    assert not torch.allclose(wanted, pixels / 255, atol=0.05)
+
+
+def test_strengths_fill_their_ranges_evenly() -> None:
+    augment = Augment(
+        brightness=0.1, contrast=0.2, saturation=0.3, hue=0.05, rotate=20.0, shear=10.0, blur_sigma=(0.5, 1.5)
+    )
+    c = choose(torch.arange(20_000), augment, 32, 32, stream=1)
+    for found, low, high in (
+        (c.factor[:, 0], 0.9, 1.1), (c.factor[:, 1], 0.8, 1.2), (c.factor[:, 2], 0.7, 1.3),
+        (c.hue, -0.05, 0.05), (c.sigma, 0.5, 1.5), (c.angle.rad2deg(), -20, 20),
+        (c.shear.atan().rad2deg(), -10, 10),
+    ):  # fmt: skip
+        shares = (found - low) / (high - low)
+        assert float(shares.min()) > -1e-4
+        assert float(shares.max()) < 1.0001
+        assert float((torch.histc(shares, 10, 0, 1) / 2000 - 1).abs().max()) < 0.12

@@ -4,13 +4,15 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
 from torch import Tensor
 
 from models import heads
-from tasks.downstream import jobs, kind, protocol, rows, supervised
+from tasks.downstream import jobs, kind, protocol, results, rows, supervised
 from tasks.downstream.jobs import Arm
 from tasks.downstream.rows import Rows, Supervision
 from tasks.engine import compute
@@ -214,6 +216,71 @@ def test_a_job_that_memory_does_not_hold_says_what_to_lower(
 
     monkeypatch.setattr(jobs, "_floors", refuse)
     work = job(stored(tmp_path / "rows"), None, "floor", tmp_path / "job")
-    with pytest.raises(InputError, match=r"finetune\.batch_size.*UNMASK_PROCESSES=1"):
+    with pytest.raises(InputError, match=r"UNMASK_PROCESSES=1 .*finetune\.batch_size from 8"):
         jobs.execute(work)
     assert not work.done.exists()
+
+
+@pytest.mark.parametrize("method", ["floor", "probe", "finetune"])
+def test_labels_of_test_rows_change_nothing_but_the_test_score(tmp_path: Path, method: str) -> None:
+    task, found = stored(tmp_path / "rows"), []
+    arm = None if method == "floor" else Arm("pretrained", encoder_folder(tmp_path / "e"), True)
+    settings = dataclasses.replace(QUICK, methods=("probe", "knn", "finetune"))
+    for name in ("as they are", "exchanged"):
+        work = job(task, arm, method, tmp_path / name, budgets=(24,), settings=settings)
+        jobs.execute(work)
+        found.append(work.outcomes())
+        table = pq.read_table(task.folder / "test.parquet")
+        exchanged = [
+            dict(zip(task.labels, reversed(task.labels), strict=True))[one]
+            for one in table["label"].to_pylist()
+        ]
+        place = table.column_names.index("label")
+        pq.write_table(table.set_column(place, "label", pa.array(exchanged)), task.folder / "test.parquet")
+        jobs._rows.cache_clear()
+    for one, two in zip(*found, strict=True):
+        assert (one.validation, one.predictions, one.steps) == (two.validation, two.predictions, two.steps)
+    assert [one.test for one in found[0]] != [two.test for two in found[1]]
+
+
+@pytest.mark.parametrize(
+    ("method", "file"), [("probe", "vectors.safetensors"), ("finetune", "model/model.safetensors")]
+)
+def test_scratch_takes_the_architecture_and_no_weight(tmp_path: Path, method: str, file: str) -> None:
+    task, made = stored(tmp_path / "rows"), {}
+    for pretrained in (False, True):
+        for seed in (0, 7):
+            source = encoder_folder(tmp_path / f"e{seed}", seed=seed)
+            keeps = {"embeds": method == "probe", "keeps_model": method == "finetune"}
+            work = job(task, Arm("a", source, pretrained), method, tmp_path / f"{pretrained}{seed}", **keeps)
+            jobs.execute(work)
+            made[pretrained, seed] = (work.folder / file).read_bytes()
+    assert made[False, 0] == made[False, 7]
+    assert made[True, 0] != made[True, 7]
+
+
+def test_every_draw_is_that_of_its_budget_and_seed(tmp_path: Path) -> None:
+    task = stored(tmp_path / "rows")
+    train = Rows.load(task.folder / "train")
+    work = job(task, None, "floor", tmp_path / "job", budgets=(12, 24), seeds=(0, 1))
+    seen = []
+    for budget, seed, drawn in jobs._draws(work, train):
+        wanted = protocol.draw(train.ids, train.column("label"), budget, seed)
+        assert drawn.ids == [train.ids[row] for row in wanted]
+        seen.append((budget, seed))
+    assert seen == [(12, 0), (12, 1), (24, 0), (24, 1)]
+
+
+def test_the_model_that_is_best_on_validation_is_kept_whatever_the_test_says(tmp_path: Path) -> None:
+    task, made = stored(tmp_path / "rows"), []
+    for name, validation, test in (("a", 0.9, 0.1), ("b", 0.5, 0.99)):
+        work = job(task, Arm(name, tmp_path, True), "finetune", tmp_path / name, keeps_model=True)
+        (work.folder / "model").mkdir(parents=True)
+        scored = protocol.Outcome(name, "finetune", "12", 0, {"accuracy": validation}, {"accuracy": test}, [])
+        work.done.write_text(json.dumps([scored.plain()]))
+        made.append(work)
+    best = results.BestModel(made)
+    for work in reversed(made):
+        best.offer(work)
+    assert best.folders() == {"toy": tmp_path / "a" / "model"}
+    assert not (tmp_path / "b" / "model").exists()

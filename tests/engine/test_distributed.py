@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from models.objectives import CATALOG
@@ -107,33 +108,39 @@ def test_two_processes_equal_one_on_the_joined_batch(
         assert (states[1][key] - value).abs().max() < 1e-3, key
 
 
-ASKED = """
+LIFE = """
 import os, signal, sys
 import tests.conftest
 from pathlib import Path
+from safetensors.torch import save_file
 from tests.tiny import samples, tiny_objective
 from tasks.engine.interrupt import Interrupted
 from tasks.engine.loop import train
 from tasks.engine.settings import TrainSettings
-objective = tiny_objective("masked_lm")
+objective, rank = tiny_objective("moco"), os.environ["RANK"]
+original = objective.after_step
 def after_step(progress):
-    if progress == 0.25 and os.environ["RANK"] == "1":
+    original(progress)
+    if sys.argv[2] == "stop" and progress == 0.375 and rank == "1":
         os.kill(os.getpid(), signal.SIGTERM)
 objective.after_step = after_step
 try:
-    settings = TrainSettings(steps=8, batch_size=8)
+    settings = TrainSettings(steps=8, batch_size=8, checkpoint_every=100)
     train(objective, samples(objective), settings, seed=3, checkpoints=Path(sys.argv[1]))
 except Interrupted as error:
     print(error)
     sys.exit(7)
+state = {key: value.contiguous().clone() for key, value in objective.state_dict().items()}
+save_file(state, f"{sys.argv[1]}-{rank}.safetensors")
 """
 
 
-def test_one_process_asked_to_stop_stops_all_at_one_step_with_a_checkpoint(tmp_path: Path) -> None:
+def two(folder: Path, how: str) -> tuple[list[int], list[str]]:
+    """Exit codes and words of two processes that train together, one of which may be asked to stop."""
     (port,) = free_ports(1)
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", ASKED, str(tmp_path)],
+            [sys.executable, "-c", LIFE, str(folder), how],
             env={**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1",
                  "MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"},
             stdout=subprocess.PIPE, text=True,
@@ -141,10 +148,24 @@ def test_one_process_asked_to_stop_stops_all_at_one_step_with_a_checkpoint(tmp_p
         for rank in range(2)
     ]  # fmt: skip
     said = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [7, 7]
+    return [process.returncode for process in processes], said
+
+
+def test_one_process_asked_to_stop_stops_both_and_resumed_they_end_as_if_left_in_peace(
+    tmp_path: Path,
+) -> None:
+    assert two(tmp_path / "whole", "")[0] == [0, 0]
+    codes, said = two(tmp_path / "stopped", "stop")
+    assert codes == [7, 7]
     assert said[0] == said[1]
-    assert "at step 3;" in said[0]
-    assert [path.name for path in tmp_path.glob("*.json")] == ["step-000000003.json"]
+    assert "at step 4;" in said[0]
+    assert [path.name for path in (tmp_path / "stopped").glob("*.json")] == ["step-000000004.json"]
+    assert two(tmp_path / "stopped", "")[0] == [0, 0]
+    first, *others = (
+        load_file(f"{tmp_path / name}-{rank}.safetensors") for name in ("whole", "stopped") for rank in (0, 1)
+    )
+    for other in others:
+        assert all(torch.equal(first[key], other[key]) for key in first)
 
 
 def test_batch_that_cannot_be_shared_is_refused() -> None:

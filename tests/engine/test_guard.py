@@ -207,7 +207,7 @@ def state(toy: Toy) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("on_collapse", ["warn", "lower_lr", "roll_back"])
-@pytest.mark.parametrize("kill_after", [3, 22, 31, 33, 41, 70])
+@pytest.mark.parametrize("kill_after", [3, 22, 31, 33, 41, 59])
 def test_killed_run_ends_bit_equal_across_what_the_guard_does(
     on_collapse: Any, kill_after: int, tmp_path: Path
 ) -> None:
@@ -215,8 +215,11 @@ def test_killed_run_ends_bit_equal_across_what_the_guard_does(
     script = flat_in_first_life if on_collapse == "roll_back" else flat_between(20, 40)
     whole, expected = run(script, settings, tmp_path / "whole")
 
+    killed_at = []
+
     def kill(event: Event) -> None:
         if event.steps_done == kill_after:
+            killed_at.append(event.step)
             raise Killed
 
     for _ in range(2):
@@ -225,6 +228,7 @@ def test_killed_run_ends_bit_equal_across_what_the_guard_does(
         for thread in threading.enumerate():
             if thread.name == "checkpoint":
                 thread.join()
+    assert killed_at
     resumed, history = run(script, settings, tmp_path / "killed")
     assert history == expected
     assert all(torch.equal(a, b) for a, b in zip(state(whole), state(resumed), strict=True))

@@ -7,20 +7,25 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.encoders import UnknownEncoder
-from models.objectives import CATALOG, Objective
+from models.objectives import CATALOG, Batch, Objective, Step
 from tasks.engine import optimizer
+from tasks.engine.checkpoint import Checkpoints
 from tasks.engine.events import Event, Probe
 from tasks.engine.guard import NonFiniteLoss
 from tasks.engine.interrupt import Interrupted
 from tasks.engine.loop import train
+from tasks.engine.schedule import learning_rate
 from tasks.engine.settings import TrainSettings
 from tasks.engine.state import History
 from tests.tiny import Rows, samples, tiny_model, tiny_objective
@@ -169,6 +174,111 @@ def test_the_second_ctrl_c_is_obeyed_at_once(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+class Line(Objective):
+    """A sum, learnt by two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+
+    def forward(self, batch: Batch) -> Step:
+        x = batch["x"]
+        return Step((self.layers(x).squeeze(1) - x.sum(1)).square().mean(), {}, len(batch["key"]))
+
+
+class Numbers:
+    num_samples = 48
+    unit = "rows"
+    units_per_sample = 1.0
+
+    def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        key = torch.tensor(list(positions))
+        return {"key": key, "x": torch.stack([(key * factor) % 7 / 7.0 for factor in (1, 3, 5)], dim=1)}
+
+
+def test_steps_are_adamws_at_the_scheduled_rate_with_clipped_gradients() -> None:
+    settings = TrainSettings(
+        steps=12, batch_size=4, lr=1e-2, layer_decay=0.5, weight_decay=0.3, clip_norm=0.05,
+        precision="float32",
+    )  # fmt: skip
+    found, expected = Line(), Line()
+    train(found, Numbers(), settings, seed=0)
+    adamw = torch.optim.AdamW(
+        [
+            {
+                "params": [weight],
+                "weight_decay": 0.3 if weight.ndim > 1 else 0.0,
+                "scale": 0.5 if name.startswith("layers.0") else 1.0,
+            }
+            for name, weight in expected.named_parameters()
+        ],
+        betas=settings.betas,
+        eps=settings.eps,
+    )
+    for step in range(12):
+        adamw.zero_grad()
+        expected(Numbers().batch(range(4 * step, 4 * step + 4))).loss.backward()
+        nn.utils.clip_grad_norm_(expected.parameters(), 0.05)
+        for group in adamw.param_groups:
+            group["lr"] = learning_rate(settings, step) * group["scale"]
+        adamw.step()
+    for a, b in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_checkpoint_holds_its_step_however_slow_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Checkpoints._stage
+
+    def slowly(self: Checkpoints, tensors: Mapping[str, Tensor]) -> None:
+        if threading.current_thread().name == "checkpoint":
+            time.sleep(0.1)
+        stage(self, tensors)
+
+    monkeypatch.setattr(Checkpoints, "_stage", slowly)
+    settings = dataclasses.replace(SETTINGS, log_every=1, ema_decay=0.9)
+    whole, _ = run("byol", settings, architecture="resnet")
+    with pytest.raises(StoppedHere):
+        run("byol", settings, tmp_path, "resnet", callbacks=[StopAfter(9)])
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()
+    resumed, _ = run("byol", settings, tmp_path, "resnet")
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "calls", "dtype"),
+    [
+        ({}, 1, torch.float32),
+        ({"gradient_checkpointing": True}, 2, torch.float32),
+        ({"precision": "bfloat16"}, 1, torch.bfloat16),
+    ],
+)
+def test_activations_are_computed_as_the_settings_say(
+    changes: dict[str, Any], calls: int, dtype: torch.dtype
+) -> None:
+    objective, seen = tiny_objective("masked_lm"), []
+    encoder: Any = objective.encoder
+    encoder.encoder.layer[0].output.dense.register_forward_hook(lambda *given: seen.append(given[2].dtype))
+    train(objective, Rows(), dataclasses.replace(SETTINGS, steps=1, **changes), seed=0)
+    assert seen == [dtype] * calls
+
+
+def test_the_last_evaluation_is_of_the_weights_that_are_kept() -> None:
+    seen = []
+
+    def evaluate(objective: Objective, step: int) -> dict[str, float]:
+        seen.append(weights(objective))
+        return {"score": 0.0}
+
+    settings = dataclasses.replace(SETTINGS, ema_decay=0.99)
+    objective, _ = run("masked_lm", settings, evaluate=evaluate)
+    assert all(torch.equal(a, b) for a, b in zip(seen[-1], weights(objective), strict=True))
+
+
 def test_zero_steps_keep_the_weights() -> None:
     objective = tiny_objective("masked_lm")
     before = weights(objective)
@@ -258,9 +368,11 @@ def test_run_killed_at_any_moment_ends_bit_equal(tmp_path: Path) -> None:
     with start(tmp_path / "undisturbed", whole) as process:
         assert process.wait(60) == 0
     out = tmp_path / "killed.safetensors"
-    for wait_seconds in (0.15, 0.4, 0.7):
+    for at_least in (5, 40, 80):
         with start(tmp_path / "killed", out) as process:
-            time.sleep(wait_seconds)
+            while not any(int(p.stem[5:]) >= at_least for p in (tmp_path / "killed").glob("step-*.json")):
+                assert process.poll() is None
+                time.sleep(0.005)
             process.kill()
     with start(tmp_path / "killed", out) as process:
         assert process.wait(60) == 0

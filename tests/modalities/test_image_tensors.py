@@ -262,6 +262,19 @@ def test_inputs_are_the_stored_pixels_and_masks_keep_their_numbers(tmp_path: Pat
         tensors.inputs(labelled(made), "token_classification", out, recipe)
 
 
+def test_masks_lie_over_pictures_that_are_made_smaller(tmp_path: Path) -> None:
+    many = [encoded(one) for one in noise(6, side=32)]
+    out, recipe, _ = prepare(tmp_path, many, stored_size=32, image_size=16, normalise="half")
+    shift = 0
+    for edge in range(3, 30):
+        picture = np.zeros((32, 32, 3), np.uint8)
+        picture[:, edge:] = 255
+        found = tensors.inputs(labelled([picture]), "segmentation", out, recipe)
+        shown = tensors.constants(out)["images"].plain(found["pixels"])[0, 0, 8]
+        shift += int((shown > 0).sum()) - int(found["mask"][0, 8].sum())
+    assert abs(shift) / 27 < 0.1  # of the encoder's pixels
+
+
 def test_the_reader_augments_in_training_alone_by_key(tmp_path: Path) -> None:
     out, recipe, _ = prepare(tmp_path, [encoded(one) for one in noise(9)], augment="cifar32")
     recipe.pretrain = SimpleNamespace(objective=SimpleNamespace())

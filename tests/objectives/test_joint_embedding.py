@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, cast
 
@@ -344,3 +345,31 @@ def test_normalising_across_one_rank_is_plain_batch_normalisation() -> None:
         math.isclose(float(a.sum()), float(b.sum()))
         for a, b in zip(ours.buffers(), theirs.buffers(), strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "share"),
+    [("byol", {}, 0.05), ("dino", {}, 0.05), ("moco", {"queue": 0}, 0.05), ("moco", {"queue": 24}, 0.1)],
+)
+def test_teachers_follow_encoder_and_head_by_the_papers_momentum(
+    name: str, settings: dict[str, Any], share: float
+) -> None:
+    objective: Any = tiny_objective(name, momentum=0.9, **settings)
+    before = [weight.clone() for weight in objective.teacher.parameters()]
+    with torch.no_grad():
+        for module in (objective.encoder, objective.head if name == "dino" else objective.projector):
+            for weight in module.parameters():
+                weight.add_(1.0)
+    objective.after_step(0.5)
+    for old, new in zip(before, objective.teacher.parameters(), strict=True):
+        torch.testing.assert_close(new, old + share)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("moco", "queue_QE"), ("dino", "centre_K")])
+def test_what_a_lost_step_left_waiting_goes_with_it(name: str, kept: str) -> None:
+    objective = tiny_objective(name).train()
+    saved = copy.deepcopy(objective.state_dict())
+    objective(BATCH)
+    objective.load_state_dict(saved)
+    objective.after_step(0.1)
+    assert torch.equal(objective.state_dict()[kept], saved[kept])

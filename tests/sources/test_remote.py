@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 from tasks import sources
 from tasks.errors import InputError
+from tasks.ingest import ingest
+from tasks.listing import list_corpus
+from tasks.modalities.text.records import CorpusSettings
 from tasks.sources import remote
 
 
@@ -38,6 +42,18 @@ def test_a_web_address_is_read_and_listed(address: str) -> None:
         assert stream.read() == b"from afar\n"
     (entry,) = sources.listing(f"{address}/notes.txt")["files"]
     assert entry["size"] == 10
+
+
+def test_a_signature_stands_in_no_file(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_SCRATCH", str(tmp_path / "scratch"))
+    far, gone = (
+        CorpusSettings(source=(f"{place}/notes.txt?signature=secret",), heldout_fraction=0)
+        for place in (address, "http://127.0.0.1:9")
+    )
+    ingest("far", far, tmp_path / "out")
+    listed = [list_corpus("far", corpus, []) for corpus in (far, gone)]
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(b"secret" in text for text in [*kept, json.dumps(listed).encode()])
 
 
 def test_a_missing_page_and_a_silent_server_say_what_to_do(address: str) -> None:

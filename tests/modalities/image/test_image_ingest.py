@@ -187,12 +187,18 @@ def test_a_set_of_the_hub_gives_its_pictures_undecoded_and_its_class_names(
     assert {row["picture"]: row["label"] for row in labelled} == expected
 
 
-def test_the_same_pictures_give_the_same_bytes_however_many_threads_decode(tmp_path: Path) -> None:
+def test_the_same_pictures_give_the_same_bytes_however_many_threads_decode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder_of_classes(tmp_path / "photos", 100)
-    for out in ("one", "two"):
-        ingest("mine", corpus(str(tmp_path / "photos")), tmp_path / out)
-    for path in (tmp_path / "one").rglob("*.*"):
-        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+    for cores in (1, 7):
+        monkeypatch.setattr("os.sched_getaffinity", lambda process, cores=cores: set(range(cores)))
+        mine = corpus(str(tmp_path / "photos"), duplicates=Duplicates(near=False))
+        ingest("mine", mine, tmp_path / f"{cores}")
+    for path in (tmp_path / "1").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "7" / path.relative_to(tmp_path / "1")).read_bytes()
+    read = [row["source"] for row in rows(tmp_path / "1")]
+    assert read == [file.location for file in sources.files(str(tmp_path / "photos"))]
 
 
 def test_what_is_broken_is_counted_and_named_and_the_others_are_kept(tmp_path: Path) -> None:

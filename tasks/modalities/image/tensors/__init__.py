@@ -158,7 +158,8 @@ def inputs(records: pa.Table, kind: str, prepared: Path, recipe: Recipe) -> dict
     if kind == "segmentation":
         masks = decoding.whole(records.select(["id", "mask"]).rename_columns(columns), form.of_masks())
         seen = _seen(form.side, settings.image_size)
-        place_H = (form.side - seen) // 2 + (torch.arange(settings.image_size) * seen) // settings.image_size
+        middle_H = (2 * torch.arange(settings.image_size) + 1) * seen // (2 * settings.image_size)
+        place_H = (form.side - seen) // 2 + middle_H
         tensors["mask"] = torch.from_numpy(masks)[:, 0, place_H][:, :, place_H].contiguous()
     return tensors
 
