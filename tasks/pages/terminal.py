@@ -11,7 +11,7 @@ from tasks.pages.scores import TaskScores, arm_name, budget_name, by_task, metho
 
 WIDTH = 100
 COLUMN = 19
-ARM, METHOD = 15, 13
+ARM, METHOD = 17, 13
 
 
 def table(summary: Iterable[Mapping[str, Any]]) -> str:
