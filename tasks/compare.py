@@ -37,9 +37,9 @@ def read(recipes: Sequence[str]) -> Results:
         InputError: a recipe has no result yet, or its task is another set of the same name; says what to do.
     """
     results = {recipe: by_task(_summary(recipe)) for recipe in recipes}
-    corpora: dict[str, tuple[str, str]] = {}
+    config, corpora = params.load(), dict[str, tuple[str, str]]()
     for recipe, scores in ((recipe, scores) for recipe, tasks in results.items() for scores in tasks):
-        here = params.load().recipe(recipe).tasks
+        here = config.recipe(recipe).tasks
         first, there = corpora.setdefault(scores.task, (recipe, here))
         if here != there:
             raise InputError(
