@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,7 @@ def test_non_finite_loss_stops_before_it_reaches_the_weights() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(seen[-1], weights(objective), strict=True))
 
 
+@pytest.mark.usefixtures("heard")
 def test_the_second_ctrl_c_is_obeyed_at_once(tmp_path: Path) -> None:
     def press(event: Event) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -379,6 +380,15 @@ def test_run_killed_at_any_moment_ends_bit_equal(tmp_path: Path) -> None:
     assert out.read_bytes() == whole.read_bytes()
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C does what it does at a terminal; who runs the tests in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_being_asked_to_stop_leaves_a_checkpoint_of_the_step(signum: int, tmp_path: Path) -> None:
     def terminate(event: Event) -> None:
