@@ -87,6 +87,18 @@ class Pictures:
         return {"pixels": (values * 255).to(torch.uint8), "key": key}
 
 
+class Numbers:
+    """Three numbers each, for objectives without an encoder."""
+
+    num_samples = 32
+    unit = "rows"
+    units_per_sample = 1.0
+
+    def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        key = torch.tensor(list(positions))
+        return {"key": key, "x": torch.stack([(key * factor) % 7 / 7.0 for factor in (1, 3, 5)], dim=1)}
+
+
 def samples(objective: Objective) -> Rows | Pictures:
     """What the objective reads."""
     return Pictures() if "images" in objective.reads else Rows(objective.reads)

@@ -133,11 +133,11 @@ def files(location: str) -> Iterator[File]:
     """
     archives = importlib.import_module("tasks.sources.archives")
     place, mark, wanted = location.partition(MEMBER)
-    num_found = 0
+    num_found, root = 0, _root(place)
     for file in _source(place).files(place):
         is_archive = file.rows is None and file.suffix in ARCHIVES
         for found in archives.members(file) if is_archive else [file]:
-            inside = _inside(place, found)
+            inside = _inside(root, found)
             if not mark or (is_archive and _is_among(inside, wanted)):
                 num_found += 1
                 yield dataclasses.replace(found, inside=inside)
@@ -145,15 +145,19 @@ def files(location: str) -> Iterator[File]:
         raise InputError(f"{location}: the archive has no such member; correct what stands after `{MEMBER}`.")
 
 
-def _inside(place: str, file: File) -> str:
-    """Path of a file below the place that was asked for; of an archive's member, its path in there."""
-    if file.archive is not None:
-        return file.location.rpartition(MEMBER)[2]
+def _root(place: str) -> str:
+    """The part of a place that no pattern varies."""
     steps = place.rstrip("/").split("/")
     is_glob = not Path(place).expanduser().exists()  # brackets in a folder's own name are no pattern
     magic = (number for number, step in enumerate(steps) if is_glob and glob.has_magic(step))
     plain = next(magic, len(steps))
-    root = "/".join(steps[:plain])
+    return "/".join(steps[:plain])
+
+
+def _inside(root: str, file: File) -> str:
+    """Path of a file below the place that was asked for; of an archive's member, its path in there."""
+    if file.archive is not None:
+        return file.location.rpartition(MEMBER)[2]
     return file.location.removeprefix(f"{root}/") if root and file.location != root else file.name
 
 

@@ -126,9 +126,7 @@ def _walk(root: Path) -> Iterator[Path]:
     followed = _followed(root)
     for folder, subfolders, names in os.walk(root, onerror=_refuse_locked, followlinks=True):
         shown = sorted(name for name in subfolders if not name.startswith("."))
-        idle = {name for name in shown if Path(folder, name).is_symlink()} - {
-            path.name for path in followed if path.parent == Path(folder)
-        }
+        idle = {name for name in shown if (path := Path(folder, name)).is_symlink() and path not in followed}
         subfolders[:] = [name for name in shown if name not in idle]
         for name in sorted([*names, *idle]):
             if not name.startswith("."):
@@ -137,8 +135,8 @@ def _walk(root: Path) -> Iterator[Path]:
 
 def _followed(root: Path) -> set[Path]:
     """Links to folders that nothing else leads to; of several to one folder the first."""
-    above = [root.resolve(), *root.resolve().parents]
-    known, followed, waiting = {_identity(path) for path in above[1:]}, set[Path](), [root]
+    known = {_identity(path) for path in root.resolve().parents}
+    followed, waiting = set[Path](), [root]
     while waiting:
         start = waiting.pop(0)
         if _identity(start) in known:

@@ -65,17 +65,17 @@ def _objects(location: str) -> list[tuple[str, dict[str, Any]]]:
         else:
             found = system.find(path, detail=True)
     infos = [info for _, info in sorted(found.items()) if info.get("type", "file") == "file"]
-    named = [(_name(system, location, info["name"]), info) for info in infos]
+    named = [(_name(system, info["name"]), info) for info in infos]
     named = [(name, info) for name, info in named if not PurePosixPath(name).name.startswith(".")]
     if not named:
         raise InputError(f"{location}: nothing is stored there; correct `from`.")
     return named
 
 
-def _name(system: Any, location: str, path: str) -> str:
+def _name(system: Any, path: str) -> str:
     """The address of an object, queries left out: they may hold a signature."""
     full = path if "://" in path else str(system.unstrip_protocol(path))
-    return without_query(full) if location.startswith("http") else full
+    return without_query(full)
 
 
 def _file_system(location: str) -> tuple[Any, str]:

@@ -25,6 +25,7 @@ from tasks.engine.settings import TrainSettings
 from tasks.engine.state import History
 from tasks.journal import Run
 from tasks.spool import Spool, read
+from tests.tiny import Numbers
 
 GOOD = Health({"effective_rank": 0.5, "deviation": 0.9})
 FLAT = Health({"effective_rank": 0.5, "deviation": 0.001})
@@ -82,16 +83,6 @@ class Sames:
     def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
         key = torch.tensor(list(positions))
         return {"key": key, "x": torch.ones(len(key), 3), "label": key if self.differs else key * 0}
-
-
-class Numbers:
-    num_samples = 32
-    unit = "rows"
-    units_per_sample = 1.0
-
-    def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
-        key = torch.tensor(list(positions))
-        return {"key": key, "x": torch.stack([(key * factor) % 7 / 7.0 for factor in (1, 3, 5)], dim=1)}
 
 
 def flat_between(first: int, last: int) -> Script:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from tasks.engine.loop import train
 from tasks.engine.schedule import learning_rate
 from tasks.engine.settings import TrainSettings
 from tasks.engine.state import History
-from tests.tiny import Rows, samples, tiny_model, tiny_objective
+from tests.tiny import Numbers, Rows, samples, tiny_model, tiny_objective
 
 SETTINGS = TrainSettings(
     steps=12, batch_size=8, lr=1e-3, log_every=3, checkpoint_every=4, precision="float32"
@@ -186,16 +186,6 @@ class Line(Objective):
     def forward(self, batch: Batch) -> Step:
         x = batch["x"]
         return Step((self.layers(x).squeeze(1) - x.sum(1)).square().mean(), {}, len(batch["key"]))
-
-
-class Numbers:
-    num_samples = 48
-    unit = "rows"
-    units_per_sample = 1.0
-
-    def batch(self, positions: Sequence[int]) -> dict[str, Tensor]:
-        key = torch.tensor(list(positions))
-        return {"key": key, "x": torch.stack([(key * factor) % 7 / 7.0 for factor in (1, 3, 5)], dim=1)}
 
 
 def test_steps_are_adamws_at_the_scheduled_rate_with_clipped_gradients() -> None:

@@ -253,9 +253,9 @@ def check_encoder(config: PretrainedConfig, recipe: Recipe) -> None:
     from models.text.tokens import check_lengths
 
     settings = cast("PrepareSettings", recipe.prepare)
-    lengths = {"sequence_length": settings.sequence_length, "task_length": settings.task_length}
-    if recipe.tasks == "none":
-        del lengths["task_length"]
+    lengths = {"sequence_length": settings.sequence_length}
+    if recipe.tasks != "none":
+        lengths["task_length"] = settings.task_length
     check_lengths(config, lengths)
 
 
