@@ -24,7 +24,6 @@ from typing import Any
 from models.settings import Settings
 from tasks import layout, stage
 from tasks.config import Config, Finetune, Recipe
-from tasks.errors import InputError
 
 log = logging.getLogger(__name__)
 FLOORS = "floors"
@@ -52,8 +51,7 @@ def run(context: stage.Context) -> stage.Outcome:
     """Fine-tune and probe the encoders of a recipe on few labels.
 
     Raises:
-        InputError: a task cannot be learnt (one class, a test label that training lacks), or no arm
-            is left.
+        InputError: a task cannot be learnt (one class, a test label that training lacks).
         Interrupted: SIGTERM came; what is done is stored.
     """
     from tasks.downstream import intake, jobs, pool, results
@@ -94,17 +92,11 @@ def run(context: stage.Context) -> stage.Outcome:
 def _arms(name: str, recipe: Recipe, config: Config) -> list[tuple[str, Path]]:
     """Name and model folder of the arms that are asked for and differ from each other."""
     same = _left_out(recipe, config)
-    found: list[tuple[str, Path]] = [
+    return [
         (arm, layout.run(name, "adapt" if arm == "adapted" else "pretrain") / "model")
         for arm in ("scratch", "pretrained", "adapted")
         if arm in recipe.finetune.arms and arm not in same
     ]
-    if not found:
-        raise InputError(
-            f"recipes.{name}.finetune.arms: no arm is left to run, since the stages before have steps 0; "
-            "name scratch as well."
-        )
-    return found
 
 
 def _left_out(recipe: Recipe, config: Config) -> dict[str, str]:
@@ -118,21 +110,12 @@ def _left_out(recipe: Recipe, config: Config) -> dict[str, str]:
 
 
 def _more(arm: str, name: str, recipe: Recipe, config: Config) -> float:
-    """Floating-point operations that each fine-tuning run of an arm may use beyond the settings' steps.
-
-    Raises:
-        InputError: nobody knows what the encoder's pretraining has cost.
-    """
+    """Floating-point operations that each fine-tuning run of an arm may use beyond the settings' steps."""
     from tasks.training import COST
 
     settings = recipe.finetune
     if arm != "scratch" or settings.scratch_compute == "same_steps":
         return 0.0
-    if config.encoders[recipe.encoder].source is not None:
-        raise InputError(
-            f"recipes.{name}.finetune.scratch_compute: what the released weights of encoder "
-            f"{recipe.encoder!r} have cost is not known here; choose same_steps."
-        )
     costs = (layout.run(name, stage) / COST for stage in TRAINING)
     flops = sum(float(json.loads(file.read_text())["flops"]) for file in costs)
     if settings.scratch_compute == "equal":

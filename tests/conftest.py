@@ -16,6 +16,13 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several test processes, one runs all tests that start servers: they share them."""
+    for item in items:
+        if item.get_closest_marker("servers"):
+            item.add_marker(pytest.mark.xdist_group("servers"))
+
+
 @pytest.fixture
 def mirror() -> Path:
     """Folder with public data sets."""
