@@ -11,7 +11,8 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,30 +30,32 @@ from prefect.settings import (
 from prefect.states import Completed
 from prefect.utilities.names import generate_slug
 
-from flows import pages, work
-from flows.plan import NoPlan, plan
+from flows import pages, turns, work, workspaces
 from tasks import layout, tracking
 from tasks.errors import InputError
+from tasks.overrides import parsed
 
 DEFAULT_API = "http://127.0.0.1:4200/api"
 STAGES = ("ingest", "validate", "prepare", "pretrain", "adapt", "finetune", "report")
 STARTUP_SECONDS = 180  # of a temporary server; Prefect gives it 20, too few on two busy cores
 
 
-def recipes(params: Path = Path("params.yaml")) -> tuple[str, ...]:
-    """Names of the recipes, read without checking the rest of the file; none where there is no file."""
+def names(section: str, file: Path = Path("params.yaml")) -> tuple[str, ...]:
+    """Entries of a section of params.yaml, read without checking the rest; none where there is no file."""
     from ruamel.yaml import YAML
 
-    if not params.exists():
+    if not file.exists():
         return ()
-    return tuple((YAML(typ="safe", pure=True).load(params) or {}).get("recipes") or ())
+    return tuple((YAML(typ="safe", pure=True).load(file) or {}).get(section) or ())
 
 
 if TYPE_CHECKING:
     Recipe = str
+    Encoder = str
     Stage = str
 else:  # the form in the web page offers these, and the server refuses others
-    Recipe = Literal[recipes()] if recipes() else str
+    Recipe = Literal[names("recipes")] if names("recipes") else str
+    Encoder = Literal[names("encoders")] if names("encoders") else str
     Stage = Literal[STAGES[1:]]
 
 
@@ -62,51 +65,85 @@ def _run_name() -> str:
 
 @flow(name="pipeline", flow_run_name=_run_name, persist_result=False)
 def pipeline(
-    recipe: Recipe, until: Stage = "report", force: bool = False, workspace: str | None = None
+    recipe: Recipe,
+    until: Stage = "report",
+    redo_from: Stage | None = None,
+    encoder: Encoder | None = None,
+    changes: dict[str, Any] | None = None,
+    apart: bool = True,
+    workspace: str | None = None,
 ) -> dict[str, str]:
     """Bring a recipe's results up to date, from its sources to its report.
 
     Args:
         recipe: Entry of params.yaml's recipes.
         until: Last stage to run; those before it run as far as they are out of date.
-        force: Run the last stage even where nothing has changed.
-        workspace: Folder of dvc.yaml; the current one where none is given.
+        redo_from: Run this stage and those after it even where nothing has changed.
+        encoder: Entry of params.yaml's encoders to use in this run; the recipe's own where none is given.
+        changes: Other values for this run, such as {"pretrain.steps": 500, "seed": 3}; the recipe's own
+            keys, or full ones such as encoders.bert-demo.config.hidden_size.
+        apart: Work in a folder of its own, kept as branch runs/NAME; without it, in the project's folder.
+        workspace: Folder of the project; the current one where none is given.
 
     Returns:
         What became of each stage: ran, restored or unchanged.
     """
-    folder = Path(workspace or ".").absolute()
+    project = Path(workspace or ".").absolute()
     log = get_run_logger()
     title = str(runtime.flow_run.name or recipe)
     flow_run_id, asked = str(runtime.flow_run.id), runtime.flow_run.parameters
-    with (
-        work.alone(folder, title, log.info),
-        tracking.flow_run(title, asked, flow_run_id, tags=_tags(recipe)) as run,
-    ):
+    wanted = {**(changes or {}), **({"encoder": encoder} if encoder else {})}
+    if wanted and not apart:
+        raise InputError(
+            "changes and encoder are for runs in a folder of their own; edit params.yaml instead"
+        )
+    with tracking.flow_run(title, asked, flow_run_id, tags=_tags(recipe)) as run, ExitStack() as held:
+        if apart:
+            folder = workspaces.opened(project, flow_run_id, recipe, wanted)
+            log.info("works in %s", folder)
+        else:
+            folder = project
+            lock = folder / ".dvc" / "tmp" / "unmask.lock"
+            held.enter_context(turns.alone(lock, title, f"works in {folder}", log.info))
         env = work.environment({**tracking.environment(run), **_address()})
-        outcomes = _stages(f"{until}@{recipe}", folder, env, force)
+        order = work.Order(f"{until}@{recipe}", folder, env, title)
+        outcomes = _stages(order, redo_from, restore=apart)
         _publish(recipe, folder, run, outcomes)
+        if apart:
+            branch = workspaces.kept(project, folder, title, f"{title}: {until}@{recipe}")
+            run.tags({"branch": branch})
+            workspaces.closed(project, folder)
+            log.info(
+                "kept as branch %s; here: git checkout %s -- params.yaml dvc.lock && dvc checkout",
+                branch,
+                branch,
+            )
     return outcomes
 
 
-def _stages(target: str, folder: Path, env: dict[str, str], force: bool) -> dict[str, str]:
+def _stages(order: work.Order, redo_from: str | None, *, restore: bool) -> dict[str, str]:
     """Run what DVC's plan names. Once a stage has run, only DVC knows what that means for the rest."""
+    planned = look(order, restore)
     outcomes: dict[str, str] = {}
-    planned = plan(target, folder, env)
     known = True
     for address in planned:
         stage, _, name = address.partition("@")
-        if (
-            not name and planned[address]
-        ):  # the stage that looks for new data runs always, and mostly finds none
-            outcomes[address] = _task(stage, name, work.Order(address, folder, env), True)
-            planned |= plan(target, folder, env)
+        if not name:  # it looks at the outside, and `look` has run it
             continue
-        forced = force and address == target
+        forced = redo_from is not None and STAGES.index(stage) >= STAGES.index(redo_from)
         needed = forced or planned[address] or not known
-        outcomes[address] = _task(stage, name, work.Order(address, folder, env, forced), needed)
+        outcomes[address] = _task(stage, name, replace(order, address=address, force=forced), needed)
         known = known and outcomes[address] == "unchanged"
     return outcomes
+
+
+@task(task_run_name="look", cache_policy=NO_CACHE, persist_result=False)
+def look(order: work.Order, restore: bool) -> dict[str, bool]:
+    """List the sources, and ask DVC which stages are out of date."""
+    planned = work.look(order, get_run_logger().info, restore=restore)
+    changed = [address for address, is_old in planned.items() if is_old]
+    get_run_logger().info("out of date: %s", ", ".join(changed) or "nothing")
+    return planned
 
 
 def _task(stage: str, name: str, order: work.Order, needed: bool) -> str:
@@ -244,20 +281,33 @@ def server() -> Iterator[str | None]:
 
 
 def main() -> int:
-    """Command line: `python -m flows.pipeline <recipe> [--until STAGE] [--force]`."""
+    """Command line: `python -m flows.pipeline <recipe> [--set pretrain.steps=500]`."""
     parser = argparse.ArgumentParser(description=(pipeline.__doc__ or "").splitlines()[0])
-    parser.add_argument("recipe", choices=recipes() or None)
-    parser.add_argument("--until", choices=STAGES[1:], default="report")
-    parser.add_argument("--force", action="store_true", help="run the last stage in any case")
+    parser.add_argument("recipe", choices=names("recipes") or None)
+    parser.add_argument("--until", choices=STAGES[1:], default="report", help="last stage to run")
+    parser.add_argument(
+        "--redo-from", choices=STAGES[1:], help="run this stage and those after it in any case"
+    )
+    parser.add_argument(
+        "--encoder", choices=names("encoders") or None, help="another encoder than the recipe's"
+    )
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other values for this run")
+    parser.add_argument(
+        "--apart", action="store_true", help="work in a folder of its own, as --set and --encoder do"
+    )
     options = parser.parse_args()
     started = time.monotonic()
     try:
+        changes = parsed(options.set)
+        apart = bool(options.apart or changes or options.encoder)
         with server():
-            outcomes = pipeline(options.recipe, options.until, options.force)
+            outcomes = pipeline(
+                options.recipe, options.until, options.redo_from, options.encoder, changes, apart
+            )
     except work.StageFailed as failure:
         print(failure, file=sys.stderr)
         return failure.code if failure.code == work.VALIDATION_FAILED else 1
-    except (InputError, NoPlan) as error:
+    except (InputError, work.NoPlan) as error:
         print(error, file=sys.stderr)
         return 1
     ran = [address for address, outcome in outcomes.items() if outcome == "ran"]

@@ -9,7 +9,7 @@ from prefect.deployments.runner import RunnerDeployment
 
 from flows.pipeline import pipeline
 
-MOST_AT_ONCE = 1  # runs in one checkout take turns
+MOST_AT_ONCE = 8  # of which as many compute as the machine has places
 
 
 def main() -> None:

@@ -1,20 +1,19 @@
-"""One stage of DVC as a supervised process: its lines as they come, and how it ended."""
+"""Work of DVC as supervised processes: their lines as they come, and how they ended."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import json
 import os
 import re
 import subprocess
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from flows import stages
 from flows.quiet import QUIET
 
 SUPERVISOR = Path(__file__).with_name("supervise.py")
@@ -44,24 +43,81 @@ class StageFailed(RuntimeError):
         return self.code < 0 or self.code > 128
 
 
+class NoPlan(RuntimeError):
+    """DVC cannot read the project, or knows no such stage; the message is DVC's."""
+
+
 @dataclass(frozen=True)
 class Order:
-    """One stage to bring up to date, and where."""
+    """What to bring up to date, and where.
+
+    Attributes:
+        address: a stage as DVC addresses it, such as `report@text-mlm`.
+        workspace: folder of `dvc.yaml`.
+        environment: variables of the processes that do it.
+        who: what others that wait for it are told.
+        force: run the stage even where nothing has changed.
+    """
 
     address: str
     workspace: Path
     environment: dict[str, str]
+    who: str = "another run"
     force: bool = False
 
 
-def run(order: Order, hear: Callable[[str], None]) -> Outcome:
+Hear = Callable[[str], None]
+
+
+def look(order: Order, hear: Hear, *, restore: bool = False) -> dict[str, bool]:
+    """Stages that the address needs, in order, and whether each one's outputs are out of date.
+
+    Args:
+        order: what is wanted in the end.
+        hear: gets the lines that are said meanwhile, for sources are listed anew.
+        restore: first put into the folder what DVC's cache has.
+
+    Raises:
+        NoPlan: DVC does not know the address or cannot read its files.
+    """
+    plans: list[str] = []
+
+    def sift(line: str) -> None:
+        (plans.append if line.startswith(stages.PLAN) else hear)(line)
+
+    code, last = _supervised(order, ["look", *(["--restore"] if restore else []), order.address], sift)
+    if code or not plans:
+        said = [line for line in last if line] or ["DVC said nothing"]
+        raise NoPlan(f"{order.address} in {order.workspace}: {said[-1]}")
+    return dict(json.loads(plans[-1].removeprefix(stages.PLAN)))
+
+
+def run(order: Order, hear: Hear) -> Outcome:
     """Bring one stage up to date; its lines go to `hear` as they come.
 
     Raises:
         StageFailed: the stage did not end well.
     """
+    outcome: Outcome = "ran"
+    exited = 0
+
+    def note(line: str) -> None:
+        nonlocal outcome, exited
+        outcome = "unchanged" if SKIPPED.match(line) else "restored" if RESTORED.match(line) else outcome
+        if found := EXITED.search(line):
+            exited = int(found[1])
+        hear(line)
+
     force = ["--force"] if order.force else []
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", *force, order.address]
+    code, last = _supervised(order, ["make", order.address, "--who", order.who, *force], note)
+    if code:
+        raise StageFailed(order.address, exited or code, last)
+    return outcome
+
+
+def _supervised(order: Order, words: list[str], hear: Hear) -> tuple[int, list[str]]:
+    """Run `flows/stages.py` under the supervisor; its exit code and last lines."""
+    command = [sys.executable, "-P", stages.__file__, *words]
     process = subprocess.Popen(
         [sys.executable, "-S", str(SUPERVISOR), "--grace", str(GRACE_SECONDS), "--", *command],
         cwd=order.workspace, env=order.environment, text=True, errors="replace", bufsize=1,
@@ -69,17 +125,11 @@ def run(order: Order, hear: Callable[[str], None]) -> Outcome:
     )  # fmt: skip
     assert process.stdout is not None
     last: deque[str] = deque(maxlen=25)
-    outcome: Outcome = "ran"
-    code = 0
     try:
         for line in map(str.rstrip, process.stdout):
-            if not line or ADVICE.match(line):
-                continue
-            last.append(line)
-            hear(line)
-            outcome = "unchanged" if SKIPPED.match(line) else "restored" if RESTORED.match(line) else outcome
-            if found := EXITED.search(line):
-                code = int(found[1])
+            if line and not ADVICE.match(line):
+                last.append(line)
+                hear(line)
         process.wait()
     except BaseException:  # cancelled, or out of time: the stage gets the time to write its checkpoint
         process.terminate()
@@ -87,9 +137,7 @@ def run(order: Order, hear: Callable[[str], None]) -> Outcome:
             hear(line)
         process.wait()
         raise
-    if process.returncode:
-        raise StageFailed(order.address, code or process.returncode, list(last))
-    return outcome
+    return process.returncode, list(last)
 
 
 def environment(extra: dict[str, str]) -> dict[str, str]:
@@ -97,32 +145,3 @@ def environment(extra: dict[str, str]) -> dict[str, str]:
     mine = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     path = os.pathsep.join([str(Path(sys.executable).parent), mine.get("PATH", "")])
     return {**QUIET, **mine, "PATH": path, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1", **extra}
-
-
-@contextlib.contextmanager
-def alone(workspace: Path, who: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Hold the workspace, for two runs in one checkout would write to the same files.
-
-    Args:
-        workspace: folder of `dvc.yaml`.
-        who: what others that have to wait are told.
-        say: told once, when there is somebody to wait for.
-    """
-    path = workspace / ".dvc" / "tmp" / "unmask.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        waiting = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waiting:
-                    holder = path.read_text() or "another run"
-                    say(f"waiting for {holder}, which works in {workspace.absolute()}")
-                waiting = True
-                time.sleep(0.5)
-        file.truncate(0)
-        file.write(who)
-        file.flush()
-        yield

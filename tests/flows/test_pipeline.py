@@ -6,13 +6,12 @@ import json
 import subprocess
 import sys
 import urllib.error
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from ruamel.yaml import YAML
 
-from flows import work
 from tests.flows.conftest import Project, wait_until
 
 pytestmark = pytest.mark.servers
@@ -49,7 +48,7 @@ def test_second_run_is_cached_and_both_are_seen_in_both_servers(project: Project
     second = newest_flow_run(project)
     states = task_states(project, second["id"])
     assert states == {
-        "list": "Completed",
+        "look": "Completed",
         "ingest@a": "Cached",
         "pretrain@toy": "Cached",
         "report@toy": "Cached",
@@ -92,7 +91,9 @@ def test_failed_validation_is_not_tried_again_and_its_exit_code_is_kept(project:
 def training_of(project: Project) -> psutil.Process | None:
     for process in psutil.process_iter(["cmdline", "cwd"]):
         command = process.info["cmdline"] or []
-        if command[-3:] == ["stage.py", "pretrain", "slow"] and process.info["cwd"] == str(project.folder):
+        if command[-3:] == ["stage.py", "pretrain", "slow"] and process.info["cwd"].startswith(
+            str(project.folder)
+        ):
             return process
     return None
 
@@ -151,25 +152,52 @@ def test_page_form_offers_the_recipes(project: Project) -> None:
     assert "report" in form["until"]["enum"]
 
 
-def test_second_run_in_a_checkout_waits_for_the_first_and_is_told_so(tmp_path: Path) -> None:
-    program = f"""
-import sys
-from pathlib import Path
-from flows import work
-with work.alone(Path({str(tmp_path)!r}), "the first", print):
-    print("mine", flush=True)
-    sys.stdin.read()
-"""
-    first = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert first.stdout is not None
-    assert first.stdout.readline() == b"mine\n"
-    told: list[str] = []
+def test_runs_at_once_keep_their_own_values_and_the_twin_takes_the_others_result(project: Project) -> None:
+    """Four runs, two of them of one kind: three trainings, and nobody's values in another's result."""
+    wanted: list[dict[str, Any]] = [
+        {"pretrain.steps": 4},
+        {"pretrain.steps": 5},
+        {"pretrain.steps": 6, "encoder": "other"},
+    ]
+    wanted.append(wanted[0])
+    deployment = project.ask("deployments/name/pipeline/train")["id"]
+    runs = {}
+    for changes in wanted:
+        asked = {"parameters": {"recipe": "toy", "until": "pretrain", "changes": changes}}
+        run = project.ask(
+            f"deployments/{deployment}/create_flow_run", asked | {"state": {"type": "SCHEDULED"}}
+        )
+        runs[run["id"]] = changes
 
-    def tell(message: str) -> None:
-        told.append(message)
-        first.kill()  # its death lets go of the lock
+    def over() -> list[Any]:
+        found = [project.ask(f"flow_runs/{run}") for run in runs]
+        return (
+            found if all(run["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED") for run in found) else []
+        )
 
-    with work.alone(tmp_path, "the second", tell):
-        pass
-    first.communicate()
-    assert told == [f"waiting for the first, which works in {tmp_path}"]
+    for run in wait_until(over, 120):
+        assert run["state"]["name"] == "Completed", run["state"]["message"]
+        steps = runs[run["id"]]["pretrain.steps"]
+        branch = f"runs/{run['name']}"
+        git = ["git", "-C", str(project.folder), "show"]
+        params = YAML(typ="safe").load(subprocess.check_output([*git, f"{branch}:params.yaml"], text=True))
+        lock = YAML(typ="safe").load(subprocess.check_output([*git, f"{branch}:dvc.lock"], text=True))
+        made = lock["stages"]["pretrain@toy"]
+        (model,) = (out["md5"] for out in made["outs"] if out["path"] == "runs/toy/pretrain")
+        assert params["recipes"]["toy"]["pretrain"]["steps"] == steps
+        assert made["params"]["params.yaml"]["recipes.toy.pretrain"]["steps"] == steps
+        files = json.loads((project.folder / ".dvc/cache/files/md5" / model[:2] / model[2:]).read_text())
+        (content,) = (entry["md5"] for entry in files if entry["relpath"] == "model")
+        assert (project.folder / ".dvc/cache/files/md5" / content[:2] / content[2:]).read_text() == str(steps)
+    assert project.tried("pretrain@toy") == 3
+    assert not list((project.folder / "scratch" / "worktrees").iterdir())
+    params = YAML(typ="safe").load(project.folder / "params.yaml")
+    assert params["recipes"]["toy"]["pretrain"]["steps"] == 3, "the project's own file stays"
+
+
+def test_misspelt_change_is_refused_before_anything_runs(project: Project) -> None:
+    code, said = project.run("toy", "--set", "pretrain.stepz=5")
+    assert code == 1
+    assert "recipes.toy.pretrain.stepz: unknown key 'stepz'; did you mean 'steps'?" in said
+    assert not (project.folder / "tried.txt").exists()
+    assert not list((project.folder / "scratch" / "worktrees").iterdir())

@@ -10,11 +10,23 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 PARAMS = """
-corpora: {a: {}}
+corpora: {a: {modality: text, from: raw.txt}, none: {modality: text}}
+encoders: {tiny: {architecture: bert}, other: {architecture: bert}}
 recipes:
-  toy: {pretrain: {steps: 3, fail: 0}}
-  slow: {pretrain: {steps: 3000, fail: 0}}
-  broken: {pretrain: {steps: 3, fail: 3}}
+  toy: &toy
+    modality: text
+    general: a
+    domain: none
+    tasks: none
+    encoder: tiny
+    validate: {}
+    prepare: {}
+    pretrain: &pretrain {objective: {name: masked_lm}, steps: 3}
+    adapt: {steps: 0}
+    finetune: {}
+    report: {}
+  slow: {<<: *toy, pretrain: {<<: *pretrain, steps: 3000}}
+  broken: {<<: *toy, pretrain: {<<: *pretrain}}
 """
 
 DVC = """
@@ -45,14 +57,17 @@ stages:
       outs: ["runs/${item}/report"]
 """
 
+IGNORED = "data\nruns\nscratch\nprefect\nmlflow*\n*.txt\n!raw.txt\n"
+WHO = ("-c", "user.name=toy", "-c", "user.email=toy@localhost")
+
 STAGE = """
-import json, pathlib, signal, sys, time
+import json, os, pathlib, signal, sys, time
 import yaml
 from tasks import tracking
 
 stage, name = sys.argv[1:]
-tried = pathlib.Path("tried.txt")
-with tried.open("a") as file:
+shown = pathlib.Path(os.environ["UNMASK_SCRATCH"]).parent  # wherever this run works
+with (shown / "tried.txt").open("a") as file:
     file.write(f"{stage}@{name}\\n")
 if stage == "list":
     pathlib.Path("data/listings").mkdir(parents=True)
@@ -64,19 +79,19 @@ elif stage == "pretrain":
     settings = yaml.safe_load(open("params.yaml"))["recipes"][name]["pretrain"]
     stop = []
     signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-    if settings["fail"]:
+    if name == "broken":
         print("unmask: the data broke a hard expectation")
-        sys.exit(settings["fail"])
+        sys.exit(3)
     out = pathlib.Path("runs") / name
     with tracking.stage_run(stage, name, settings, "key-of-" + name) as run:
         for step in range(1, settings["steps"] + 1):
             print(f"step {step}/{settings['steps']} loss {1 / step:.3f}")
             run.log({"loss": 1 / step}, step)
-            pathlib.Path("step.txt").write_text(str(step))
+            (shown / "step.txt").write_text(str(step))
             if settings["steps"] > 10:
                 time.sleep(0.05)
             if stop:
-                pathlib.Path("checkpoint.txt").write_text(str(step))
+                (shown / "checkpoint.txt").write_text(str(step))
                 print("checkpoint written")
                 sys.exit(143)
         (out / "pretrain").mkdir(parents=True)
@@ -93,11 +108,20 @@ else:
 def make(folder: Path) -> Path:
     """The project as a git and DVC repository."""
     folder.mkdir(parents=True)
-    for name, text in (("params.yaml", PARAMS), ("dvc.yaml", DVC), ("stage.py", STAGE), ("raw.txt", "one")):
+    files = {
+        "params.yaml": PARAMS,
+        "dvc.yaml": DVC,
+        "stage.py": STAGE,
+        "raw.txt": "one",
+        ".gitignore": IGNORED,
+    }
+    for name, text in files.items():
         (folder / name).write_text(text)
     quiet = {"check": True, "capture_output": True, "cwd": folder, "env": environment(folder)}
     subprocess.run(["git", "init", "-q"], **quiet)  # type: ignore[call-overload]
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], **quiet)  # type: ignore[call-overload]
+    subprocess.run(["git", "add", "."], **quiet)  # type: ignore[call-overload]
+    subprocess.run(["git", *WHO, "commit", "-q", "-m", "toy"], **quiet)  # type: ignore[call-overload]
     return folder
 
 

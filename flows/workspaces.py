@@ -1,0 +1,158 @@
+"""A folder of its own for each run: a git worktree that shares DVC's cache with the project.
+
+It begins as the project stands, uncommitted changes of tracked files included, so that a run sees
+what its user sees, and what the user does meanwhile reaches no run under way. What came out is
+kept as a commit on the branch `runs/<name>`, and in the cache; the folder goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks import layout, overrides, params
+from tasks.errors import InputError
+
+BRANCH = "runs/"
+OURS = ("dvc.lock", "dvc.yaml", "params.yaml", "flows", "models", "tasks")  # seen though not yet tracked
+WHO = {
+    "GIT_AUTHOR_NAME": "Unmask", "GIT_AUTHOR_EMAIL": "unmask@localhost",
+    "GIT_COMMITTER_NAME": "Unmask", "GIT_COMMITTER_EMAIL": "unmask@localhost",
+}  # fmt: skip
+
+
+def folder(run_id: str) -> Path:
+    """Where the run of that id works."""
+    return layout.scratch() / "worktrees" / run_id
+
+
+def opened(project: Path, run_id: str, recipe: str, changes: Mapping[str, Any]) -> Path:
+    """The folder of a run; the same again where the run was begun before.
+
+    Args:
+        project: the checkout that people work in.
+        run_id: of the run.
+        recipe: whose keys `changes` are where they name no section of params.yaml.
+        changes: other values for keys of params.yaml.
+
+    Raises:
+        InputError: the project is no git repository, has no commit yet, or cannot have these values.
+    """
+    place = folder(run_id)
+    if (place / ".git").exists():
+        return place
+    base = snapshot(project)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _git(project, "worktree", "prune")
+    _git(project, "worktree", "add", "--quiet", "--detach", "--force", str(place), base)
+    try:
+        _share_cache(project, place)
+        _override(place, recipe, changes)
+        _link_sources(project, place)
+    except BaseException:
+        closed(project, place)
+        raise
+    return place
+
+
+def snapshot(project: Path) -> str:
+    """A commit of the project as it stands; touches neither its index nor its files."""
+    try:
+        head = _git(project, "rev-parse", "--verify", "HEAD")
+    except InputError:
+        raise InputError(
+            f"{project} has no commit yet, and a run in a folder of its own begins at one; "
+            "git add . && git commit"
+        ) from None
+    index = Path(_git(project, "rev-parse", "--path-format=absolute", "--git-path", "index"))
+    with tempfile.TemporaryDirectory() as elsewhere:
+        own = Path(elsewhere) / "index"
+        if index.exists():
+            shutil.copyfile(index, own)
+        mine = {"GIT_INDEX_FILE": str(own)}
+        _git(project, "add", "--update", ".", env=mine)
+        _git(project, "add", "--", *(name for name in OURS if (project / name).exists()), env=mine)
+        tree = _git(project, "write-tree", env=mine)
+    if tree == _git(project, "rev-parse", "HEAD^{tree}"):
+        return head
+    return _git(
+        project, "commit-tree", tree, "-p", head, "-m", "The working tree, as a run found it", env=WHO
+    )
+
+
+def kept(project: Path, place: Path, name: str, message: str) -> str:
+    """Commit what a run changed on a branch of its own; the branch's name."""
+    _git(place, "add", "--", *(name for name in ("params.yaml", "dvc.lock") if (place / name).exists()))
+    _git(place, "commit", "--quiet", "--no-verify", "--allow-empty", "-m", message, env=WHO)
+    branch = BRANCH + re.sub(r"[^A-Za-z0-9-]+", "-", name)
+    _git(project, "branch", "--force", branch, _git(place, "rev-parse", "HEAD"))
+    return branch
+
+
+def closed(project: Path, place: Path) -> None:
+    """Remove a run's folder; what it made stays in the cache."""
+    with contextlib.suppress(InputError):
+        _git(project, "worktree", "remove", "--force", str(place))
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _share_cache(project: Path, place: Path) -> None:
+    """The project's own settings of DVC, and its cache, in the worktree."""
+    from configobj import ConfigObj
+    from dvc.config import Config
+
+    local = project / ".dvc" / "config.local"
+    settings = ConfigObj(str(local) if local.exists() else None, write_empty_values=True)
+    settings.filename = str(place / ".dvc" / "config.local")
+    shared = Config(str(project / ".dvc"))["cache"].get("dir") or project / ".dvc" / "cache"
+    settings.setdefault("cache", {})["dir"] = str(Path(project / ".dvc", shared).resolve())
+    settings.write()
+
+
+def _override(place: Path, recipe: str, changes: Mapping[str, Any]) -> None:
+    if not changes:
+        return
+    words = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    done = subprocess.run(  # by the worktree's code, which may know objectives that ours does not
+        [sys.executable, "-m", "tasks.overrides", recipe, *words],
+        cwd=place, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise InputError(done.stderr.strip().removeprefix("\n"))
+
+
+def _link_sources(project: Path, place: Path) -> None:
+    """What params.yaml names by a path from the project's folder, and git does not hold, as a link."""
+    for _, location in overrides.places(params.read_yaml(place / "params.yaml")):
+        if "://" in location or location.startswith(("/", "~")):
+            continue
+        path = Path(location.partition("!/")[0])
+        while glob.has_magic(str(path)):
+            path = path.parent
+        if (project / path).exists() and not (place / path).exists():
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / path).symlink_to((project / path).absolute())
+
+
+def _git(where: Path, *words: str, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        ["git", *words],
+        cwd=where,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise InputError(f"git {words[0]} in {where}: {done.stderr.strip() or done.returncode}")
+    return done.stdout.strip()
