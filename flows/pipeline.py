@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,9 +30,10 @@ from prefect.settings import (
 from prefect.states import Completed
 from prefect.utilities.names import generate_slug
 
-from flows import pages, turns, work, workspaces
+from flows import pages, promotion, stages, turns, work, workspaces
 from tasks import layout, tracking
 from tasks.errors import InputError
+from tasks.journal import Run
 from tasks.overrides import parsed
 
 DEFAULT_API = "http://127.0.0.1:4200/api"
@@ -89,7 +90,6 @@ def pipeline(
         What became of each stage: ran, restored or unchanged.
     """
     project = Path(workspace or ".").absolute()
-    log = get_run_logger()
     title = str(runtime.flow_run.name or recipe)
     flow_run_id, asked = str(runtime.flow_run.id), runtime.flow_run.parameters
     wanted = {**(changes or {}), **({"encoder": encoder} if encoder else {})}
@@ -97,58 +97,71 @@ def pipeline(
         raise InputError(
             "changes and encoder are for runs in a folder of their own; edit params.yaml instead"
         )
-    with tracking.flow_run(title, asked, flow_run_id, tags=_tags(recipe)) as run, ExitStack() as held:
-        if apart:
-            folder = workspaces.opened(project, flow_run_id, recipe, wanted)
-            log.info("works in %s", folder)
-        else:
-            folder = project
-            lock = folder / ".dvc" / "tmp" / "unmask.lock"
-            held.enter_context(turns.alone(lock, title, f"works in {folder}", log.info))
+    with tracking.flow_run(title, asked, flow_run_id, tags=_tags(recipe)) as run:
         env = work.environment({**tracking.environment(run), **_address()})
-        order = work.Order(f"{until}@{recipe}", folder, env, title)
-        outcomes = _stages(order, redo_from, restore=apart)
-        _publish(recipe, folder, run, outcomes)
-        if apart:
-            branch = workspaces.kept(project, folder, title, f"{title}: {until}@{recipe}")
-            run.tags({"branch": branch})
-            workspaces.closed(project, folder)
-            log.info(
-                "kept as branch %s; here: git checkout %s -- params.yaml dvc.lock && dvc checkout",
-                branch,
-                branch,
-            )
+        target = f"{until}@{recipe}"
+        place = _apart(project, title, target, wanted, run) if apart else _here(project, title)
+        with place as folder:
+            order = work.Order(target, folder, env, title)
+            outcomes = _stages(order, redo_from)
+            _publish(recipe, folder, run, outcomes)
+            mode = promotion.mode(recipe, folder) if until == "report" else "never"
+            decision = promotion.judge(recipe, order) if mode != "never" else None
+        if decision:
+            result = promotion.follow(replace(order, workspace=project), decision, mode)
+            run.tags({"promotion": result})
     return outcomes
 
 
-def _stages(order: work.Order, redo_from: str | None, *, restore: bool) -> dict[str, str]:
-    """Run what DVC's plan names. Once a stage has run, only DVC knows what that means for the rest."""
-    planned = look(order, restore)
+@contextmanager
+def _here(project: Path, title: str) -> Iterator[Path]:
+    """The project's own folder, where one run works at a time."""
+    lock = project / ".dvc" / "tmp" / "unmask.lock"
+    with turns.alone(lock, title, f"works in {project}", get_run_logger().info):
+        yield project
+
+
+@contextmanager
+def _apart(project: Path, title: str, target: str, changes: dict[str, Any], run: Run) -> Iterator[Path]:
+    """A folder of this run's own; where the run fails it stays, for another try."""
+    log = get_run_logger()
+    recipe = target.partition("@")[2]
+    folder = workspaces.opened(project, str(runtime.flow_run.id), recipe, changes)
+    log.info("works in %s", folder)
+    yield folder
+    branch = workspaces.kept(project, folder, title, f"{title}: {target}")
+    run.tags({"branch": branch})
+    workspaces.closed(project, folder)
+    log.info(
+        "kept as %s; to have it: git checkout %s -- params.yaml dvc.lock && dvc checkout", branch, branch
+    )
+
+
+def _stages(order: work.Order, redo_from: str | None) -> dict[str, str]:
+    """Run what is out of date. Once a stage has run, only DVC knows what that means for the rest."""
     outcomes: dict[str, str] = {}
-    known = True
-    for address in planned:
+    has_run = False
+    for address, found in look(order).items():
         stage, _, name = address.partition("@")
-        if not name:  # it looks at the outside, and `look` has run it
-            continue
         forced = redo_from is not None and STAGES.index(stage) >= STAGES.index(redo_from)
-        needed = forced or planned[address] or not known
-        outcomes[address] = _task(stage, name, replace(order, address=address, force=forced), needed)
-        known = known and outcomes[address] == "unchanged"
+        known = found if found != "stale" and not forced and not has_run else None
+        outcomes[address] = _task(stage, name, replace(order, address=address, force=forced), known)
+        has_run = has_run or outcomes[address] == "ran"
     return outcomes
 
 
 @task(task_run_name="look", cache_policy=NO_CACHE, persist_result=False)
-def look(order: work.Order, restore: bool) -> dict[str, bool]:
-    """List the sources, and ask DVC which stages are out of date."""
-    planned = work.look(order, get_run_logger().info, restore=restore)
-    changed = [address for address, is_old in planned.items() if is_old]
-    get_run_logger().info("out of date: %s", ", ".join(changed) or "nothing")
-    return planned
+def look(order: work.Order) -> dict[str, stages.Found]:
+    """List the sources, ask DVC which stages are out of date, and take from its cache what it has."""
+    log = get_run_logger()
+    found = work.look(order, log.info)
+    log.info("to run: %s", ", ".join(name for name, state in found.items() if state == "stale") or "nothing")
+    return found
 
 
-def _task(stage: str, name: str, order: work.Order, needed: bool) -> str:
-    options = run_stage.with_options(name=stage, tags={stage, *([name] if name else [])})
-    return str(options(order.address, order, needed, return_state=True).result())
+def _task(stage: str, name: str, order: work.Order, known: str | None) -> str:
+    options = run_stage.with_options(name=stage, tags={stage, name})
+    return str(options(order.address, order, known, return_state=True).result())
 
 
 def _worth_another_try(_: Any, __: Any, state: State) -> bool:
@@ -169,10 +182,10 @@ def _worth_another_try(_: Any, __: Any, state: State) -> bool:
     retry_delay_seconds=2,
     retry_condition_fn=_worth_another_try,
 )
-def run_stage(address: str, order: work.Order, needed: bool) -> Any:
-    """Bring one stage of DVC up to date and show what it says."""
-    if not needed:
-        return Completed(name="Cached", message="Nothing it reads has changed.", data="unchanged")
+def run_stage(address: str, order: work.Order, known: str | None) -> Any:
+    """Bring one stage of DVC up to date and show what it says; `known` says that nothing is to be done."""
+    if known is not None:
+        return Completed(name="Cached", message=f"DVC: {known}.", data=known)
     log = get_run_logger()
     progress = pages.Progress(address)
 
@@ -187,8 +200,6 @@ def run_stage(address: str, order: work.Order, needed: bool) -> Any:
         progress.close()
         if stage == "validate":
             pages.validation(name, order.workspace)
-    if stage == "report":
-        pages.report(name, order.workspace)
     if outcome != "ran":
         return Completed(name="Cached", message=f"DVC: {outcome}.", data=outcome)
     return outcome
@@ -230,6 +241,7 @@ def _publish(recipe: str, folder: Path, run: Any, outcomes: dict[str, str]) -> N
             numbers = json.loads(metrics.read_text())
             run.log({f"{stage}.{metric}": value for metric, value in numbers.items()}, 0)
     pages.summary(recipe, rows)
+    pages.report(recipe, folder)
 
 
 def _versions(folder: Path) -> dict[str, dict[str, str]]:

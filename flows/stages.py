@@ -16,44 +16,45 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 if __name__ == "__main__":  # the orchestrator's code, whatever lies in the project's folder
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 TRAINING = ("pretrain", "adapt", "finetune")
+Found = Literal["unchanged", "restored", "stale"]
 PLAN = "plan: "  # before the last line that `look` prints
 
 
-def look(target: str, *, restore: bool) -> dict[str, bool]:
-    """Stages that `target` needs, in order, and whether each one's outputs are out of date.
+def look(target: str) -> dict[str, Found]:
+    """Stages that `target` needs, in order, and how it stands with each one's outputs.
 
-    Stages that look at the outside, and so have no inputs to compare, are run.
+    Stages that look at the outside, and so have no inputs to compare, are run. What the cache has of
+    the others is put into the folder.
 
     Args:
         target: a stage as DVC addresses it, such as `report@text-mlm`.
-        restore: whether to put what the cache holds of their outputs into the folder first.
     """
     import networkx
     from dvc.cli import main
-    from dvc.exceptions import DvcException
     from dvc.repo import Repo
+    from dvc.repo.reproduce import _reproduce_stage
 
     with Repo() as repo, repo.lock:
         (wanted,) = repo.stage.collect(target)
         graph = repo.index.graph  # edges point to what is needed
-        order = {
-            stage.addressing: stage.always_changed for stage in networkx.dfs_postorder_nodes(graph, wanted)
-        }
-    for address in filter(order.get, order):
-        if code := main(["repro", "--single-item", address]):
+        order = [*networkx.dfs_postorder_nodes(graph, wanted)]
+    for stage in order:
+        if stage.always_changed and (code := main(["repro", "--single-item", stage.addressing])):
             sys.exit(code)
+    found: dict[str, Found] = {}
     with Repo() as repo, repo.lock:
         stages = {stage.addressing: stage for stage in repo.index.stages}
-        for address in order if restore else ():
-            with contextlib.suppress(DvcException, OSError):  # what the cache does not have is out of date
-                repo.stage_cache.restore(stages[address])
-        return {address: not order[address] and bool(stages[address].status()) for address in order}
+        for stage in (stages[before.addressing] for before in order if not before.always_changed):
+            found[stage.addressing], _ = _state(stage)
+            if found[stage.addressing] == "restored":
+                _reproduce_stage(stage)
+    return found
 
 
 def make(address: str, who: str, *, force: bool) -> int:
@@ -66,10 +67,12 @@ def make(address: str, who: str, *, force: bool) -> int:
     order = ["repro", "--single-item", *(["--force"] if force else []), address]
     locks = layout.scratch() / "locks"
     with contextlib.ExitStack() as held:
-        if (key := _state(address)["key"]) is not None:
+        found, key = _now(address)
+        if key is not None and (force or found == "stale"):
             what = f"makes {address} with the same inputs and settings; its result will do for this run"
             held.enter_context(turns.alone(locks / f"{key}.twin", who, what, _say))
-        if address.partition("@")[0] in TRAINING and (force or _state(address)["must_run"]):
+            found, _ = _now(address)
+        if address.partition("@")[0] in TRAINING and (force or found == "stale"):
             title = f"{address} of {who}"
             name = held.enter_context(turns.place(locks / "places", turns.machine_places(), title, _say))
             if name.isdigit():
@@ -77,24 +80,34 @@ def make(address: str, who: str, *, force: bool) -> int:
         return int(main(order))
 
 
-def _state(address: str) -> dict[str, Any]:
-    """What the stage's inputs and settings hash to, and whether neither folder nor cache has its outputs."""
-    from dvc.exceptions import DvcException
+def _now(address: str) -> tuple[Found, str | None]:
     from dvc.repo import Repo
-    from dvc.stage.cache import _can_hash, _get_stage_hash  # no public way; a test holds us to it
 
     with Repo() as repo, repo.lock:
         (stage,) = repo.stage.collect(address)
+        return _state(stage)
+
+
+def _state(stage: Any) -> tuple[Found, str | None]:
+    """How it stands with a stage, and what its inputs and settings hash to, where they are there."""
+    from dvc.exceptions import DvcException
+    from dvc.stage.cache import _can_hash, _get_stage_hash  # no public way; a test holds us to it
+
+    before = [(dep, dep.hash_info, dep.meta) for dep in stage.deps]
+    try:
         is_changed = stage.changed()
-        try:
-            stage.save_deps()
-        except DvcException:  # an input is missing; DVC will say which
-            return {"key": None, "must_run": True}
+        stage.save_deps()
         if not _can_hash(stage):
-            return {"key": None, "must_run": is_changed}
-        made = repo.stage_cache._load(stage)
-        is_there = made is not None and repo.stage_cache._create_stage(made, wdir=stage.wdir).outs_cached()
-        return {"key": _get_stage_hash(stage), "must_run": is_changed and not is_there}
+            return ("stale" if is_changed else "unchanged"), None
+        key, cache = _get_stage_hash(stage), stage.repo.stage_cache
+        made = cache._load(stage)
+        is_there = made is not None and cache._create_stage(made, wdir=stage.wdir).outs_cached()
+        return ("unchanged" if not is_changed else "restored" if is_there else "stale"), key
+    except (DvcException, OSError):  # an input is missing; DVC will say which
+        return "stale", None
+    finally:
+        for dep, hash_info, meta in before:  # `save_deps` has written down what is there now
+            dep.hash_info, dep.meta = hash_info, meta
 
 
 def _say(line: str) -> None:
@@ -106,7 +119,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     looking = commands.add_parser("look", help="print what has changed, as JSON in the last line")
-    looking.add_argument("--restore", action="store_true", help="first take what the cache has")
     making = commands.add_parser("make", help="bring one stage up to date")
     making.add_argument("--who", default="another run", help="what others that wait are told")
     making.add_argument("--force", action="store_true", help="run it even where nothing has changed")
@@ -118,7 +130,7 @@ def main() -> int:
     from dvc.exceptions import DvcException
 
     try:
-        print(PLAN + json.dumps(look(options.target, restore=options.restore)), flush=True)
+        print(PLAN + json.dumps(look(options.target)), flush=True)
     except DvcException as error:
         print(error, file=sys.stderr)
         return 255

@@ -11,13 +11,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from flows import stages
 from flows.quiet import QUIET
 
 SUPERVISOR = Path(__file__).with_name("supervise.py")
+STAGES = ("-P", stages.__file__)
 GRACE_SECONDS = 60
+DECIDED = (4, 5)  # exit codes of a model that is not better, or cannot be compared
 VALIDATION_FAILED = 3  # exit code of a stage whose data broke a hard expectation
 SKIPPED = re.compile(r"^Stage '.*' didn't change, skipping")
 RESTORED = re.compile(r"^Stage '.*' is cached - skipping run")
@@ -69,13 +71,12 @@ class Order:
 Hear = Callable[[str], None]
 
 
-def look(order: Order, hear: Hear, *, restore: bool = False) -> dict[str, bool]:
-    """Stages that the address needs, in order, and whether each one's outputs are out of date.
+def look(order: Order, hear: Hear) -> dict[str, stages.Found]:
+    """Stages that the address needs, in order, and how it stands with each one's outputs.
 
     Args:
         order: what is wanted in the end.
         hear: gets the lines that are said meanwhile, for sources are listed anew.
-        restore: first put into the folder what DVC's cache has.
 
     Raises:
         NoPlan: DVC does not know the address or cannot read its files.
@@ -85,7 +86,7 @@ def look(order: Order, hear: Hear, *, restore: bool = False) -> dict[str, bool]:
     def sift(line: str) -> None:
         (plans.append if line.startswith(stages.PLAN) else hear)(line)
 
-    code, last = _supervised(order, ["look", *(["--restore"] if restore else []), order.address], sift)
+    code, last = _supervised(order, [*STAGES, "look", order.address], sift)
     if code or not plans:
         said = [line for line in last if line] or ["DVC said nothing"]
         raise NoPlan(f"{order.address} in {order.workspace}: {said[-1]}")
@@ -109,15 +110,27 @@ def run(order: Order, hear: Hear) -> Outcome:
         hear(line)
 
     force = ["--force"] if order.force else []
-    code, last = _supervised(order, ["make", order.address, "--who", order.who, *force], note)
+    code, last = _supervised(order, [*STAGES, "make", order.address, "--who", order.who, *force], note)
     if code:
         raise StageFailed(order.address, exited or code, last)
     return outcome
 
 
+def promote(order: Order, words: list[str], hear: Hear) -> dict[str, Any]:
+    """Judge, accept or refuse a model: `python -m tasks.promote`; what it decided, where it judges.
+
+    Raises:
+        StageFailed: it could not be done.
+    """
+    code, last = _supervised(order, ["-m", "tasks.promote", *words], hear)
+    if code not in (0, *DECIDED):
+        raise StageFailed(f"promote {' '.join(words[:2])}", code, last)
+    return dict(json.loads(last[-1])) if words[0] == "judge" else {}
+
+
 def _supervised(order: Order, words: list[str], hear: Hear) -> tuple[int, list[str]]:
-    """Run `flows/stages.py` under the supervisor; its exit code and last lines."""
-    command = [sys.executable, "-P", stages.__file__, *words]
+    """Run Python with these arguments under the supervisor; its exit code and last lines."""
+    command = [sys.executable, *words]
     process = subprocess.Popen(
         [sys.executable, "-S", str(SUPERVISOR), "--grace", str(GRACE_SECONDS), "--", *command],
         cwd=order.workspace, env=order.environment, text=True, errors="replace", bufsize=1,

@@ -58,7 +58,7 @@ def opened(project: Path, run_id: str, recipe: str, changes: Mapping[str, Any]) 
     try:
         _share_cache(project, place)
         _override(place, recipe, changes)
-        _link_sources(project, place)
+        _bring_sources(project, place)
     except BaseException:
         closed(project, place)
         raise
@@ -131,15 +131,24 @@ def _override(place: Path, recipe: str, changes: Mapping[str, Any]) -> None:
         raise InputError(done.stderr.strip().removeprefix("\n"))
 
 
-def _link_sources(project: Path, place: Path) -> None:
-    """What params.yaml names by a path from the project's folder, and git does not hold, as a link."""
+def _bring_sources(project: Path, place: Path) -> None:
+    """What params.yaml names by a path from the project's folder.
+
+    What git does not hold is linked; what it does hold gets the project's times, by which listings
+    tell whether a file has changed.
+    """
     for _, location in overrides.places(params.read_yaml(place / "params.yaml")):
         if "://" in location or location.startswith(("/", "~")):
             continue
         path = Path(location.partition("!/")[0])
         while glob.has_magic(str(path)):
             path = path.parent
-        if (project / path).exists() and not (place / path).exists():
+        if (place / path).exists():
+            for file in [place / path, *(place / path).rglob("*")]:
+                found = project / file.relative_to(place)
+                if file.is_file() and found.is_file() and file.stat().st_size == found.stat().st_size:
+                    os.utime(file, ns=(found.stat().st_atime_ns, found.stat().st_mtime_ns))
+        elif (project / path).exists():
             (place / path).parent.mkdir(parents=True, exist_ok=True)
             (place / path).symlink_to((project / path).absolute())
 

@@ -235,6 +235,27 @@ class Report(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Promote(Settings):
+    """When a new model takes the place of the one in production; judged on the same test rows."""
+
+    mode: Literal["never", "ask", "auto"] = setting(
+        "never",
+        "What follows a run: nothing; the better model waits for a person's word; or it is promoted at once.",
+    )
+    name: str | None = setting(None, "Name of the registered model; null takes the recipe's.")
+    task: str | None = setting(None, "Labelled set that decides; null takes the only one.")
+    metric: str | None = setting(None, "Score that decides; null takes the first one of the task's kind.")
+    min_gain: float = setting(0.0, "Gain, 0 to 1, above which its whole 95 % interval must lie.", ge=0, lt=1)
+    slices: tuple[Literal["label", "group", "source", "license"], ...] = setting(
+        (), "Columns of the test rows; no set of rows with one value in them may lose."
+    )
+    min_slice_rows: int = setting(20, "Test rows of a slice from which on it is looked at.", ge=2)
+    max_slowdown: float = setting(
+        1.5, "Largest accepted time of an answer, in times of the champion's.", gt=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(Settings):
     """Which objective on which encoder over which corpora, with the settings of each stage."""
 
@@ -250,6 +271,9 @@ class Recipe(Settings):
     adapt: Adapt = setting(description="Continued pretraining on the domain; `steps: 0` keeps the weights.")
     finetune: Finetune = setting(description="Supervised training on few labels.")
     report: Report = setting(description="Settings of the page that is made in the end.")
+    promote: Promote = setting(
+        Promote(), "When the fine-tuned model takes the place of the one in production."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,7 @@ def run(context: stage.Context) -> stage.Outcome:
     for done in shown(title, len(todo), pool.run_all(todo, pool.num_processes(todo))):
         best.offer(done)
     with stage.published(layout.run(name, "finetune")) as out:
-        summary = results.write(out, todo, best.folders())
+        summary = results.write(out, todo, best.jobs())
         _write_generation(out, name, recipe, arms, config.seed)
         _finish_models(out, recipe.modality, name)
     _tell(context, tasks, layout.run(name, "finetune"))

@@ -39,7 +39,10 @@ log = logging.getLogger(__name__)
 def run(context: stage.Context) -> stage.Outcome:
     """Read a corpus's sources into normalised, deduplicated records."""
     name = context.name
+    listed = layout.listing(name).read_bytes()
     counts = ingest(name, context.config.corpus(name), layout.corpus(name))
+    layout.listed(name).unlink(missing_ok=True)  # it may be a link into DVC's cache
+    layout.listed(name).write_bytes(listed)
     rows = counts["read"] + sum(count for key, count in counts.items() if key.startswith("tasks."))
     return stage.Outcome(counts, samples=rows, units=rows, unit="records")
 

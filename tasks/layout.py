@@ -20,6 +20,11 @@ def corpus(name: str) -> Path:
     return Path("data/corpora") / name
 
 
+def listed(corpus: str) -> Path:
+    """The listing by which a corpus was read; beside it, so that a touched source retrains nothing."""
+    return Path("data/corpora") / f"{corpus}.listing.json"
+
+
 def validated(recipe: str) -> Path:
     """`validation.json` and `exclusions.parquet`, free of time stamps."""
     return Path("data/validated") / recipe

@@ -164,6 +164,15 @@ def _watch(where: Path, uri: str) -> None:
         )
 
 
+def send() -> int:
+    """Deliver what is left, now; how many runs could not be."""
+    where = spool.folder(tracking_uri())
+    where.mkdir(parents=True, exist_ok=True)
+    os.environ.update(delivery.ENVIRONMENT)
+    delivery.follow(where, tracking_uri(), idle_seconds=1.0, patience=2 * delivery.GIVE_UP_SECONDS)
+    return len(delivery.unsent(where))
+
+
 def main() -> int:
     """Command line: `send` delivers what is left and says so; `follow` is what stages start."""
     parser = argparse.ArgumentParser(description="Deliver tracked metrics to MLflow.")
@@ -176,13 +185,12 @@ def main() -> int:
     if what == "follow":
         return 0 if delivery.follow(where, uri, niceness=10) else 1
     before = len(delivery.unsent(where))
-    everything = delivery.follow(where, uri, idle_seconds=1.0, patience=2 * delivery.GIVE_UP_SECONDS)
-    left = len(delivery.unsent(where))
+    left = send()
     print(
         f"{before - left} of {before} runs delivered to {masked(uri)}"
         + (f"; {left} wait in {where}" if left else "")
     )
-    return 0 if everything else 1
+    return 1 if left else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,6 +123,25 @@ def tiny_model(auto: str, seed: int = 0, architecture: str | None = None) -> Pre
     if "image_size" not in config:
         config = {"vocab_size": VOCABULARY_SIZE, **config}
     return encoders.build(auto, architecture=architecture, source=None, config=config, seed=seed)
+
+
+def tiny_classifier(folder: Path, says: str = "") -> None:
+    """Write a fine-tuned classifier of "yes" and "no" with its tokenizer; `says` is its answer to everything."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]")
+    model = tiny_model("AutoModelForSequenceClassification")
+    model.config.label2id = {"no": 0, "yes": 1}
+    model.config.id2label = {number: label for label, number in model.config.label2id.items()}
+    if says:
+        with torch.no_grad():
+            model.get_parameter("classifier.bias")[model.config.label2id[says]] += 100
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
 
 
 def tiny_objective(

@@ -17,6 +17,7 @@ from tasks.downstream.jobs import Job
 from tasks.downstream.protocol import Outcome, summarise
 from tasks.downstream.rows import Rows
 
+KEPT = "kept.json"
 RESULTS = pa.schema(
     [
         *((name, pa.string()) for name in ("task", "kind", "arm", "method", "budget")),
@@ -43,7 +44,7 @@ class BestModel:
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._place = {job.folder: place for place, job in enumerate(jobs)}
-        self._best: dict[str, tuple[float, int, Path]] = {}
+        self._best: dict[str, tuple[float, int, Job]] = {}
 
     def offer(self, job: Job) -> None:
         """Take note of a finished job. Of equals the first in the grid's order wins, whenever it ended."""
@@ -51,26 +52,26 @@ class BestModel:
             return
         metric = kind_of(job.task.kind).METRICS[0]
         score = max(outcome.validation[metric] for outcome in job.outcomes())
-        entry = (-score, self._place[job.folder], job.folder / "model")
+        entry = (-score, self._place[job.folder], job)
         before = self._best.get(job.task.name)
-        if before is None or entry < before:
-            self._best[job.task.name] = entry
-            entry, before = before or entry, entry
-        if entry is not before and entry[2] != self._best[job.task.name][2]:
-            shutil.rmtree(entry[2], ignore_errors=True)
+        if before is not None:
+            worse = max(before, entry, key=lambda one: one[:2])
+            shutil.rmtree(worse[2].folder / "model", ignore_errors=True)
+            entry = min(before, entry, key=lambda one: one[:2])
+        self._best[job.task.name] = entry
 
-    def folders(self) -> dict[str, Path]:
-        """The kept model of each task."""
-        return {task: path for task, (_, _, path) in sorted(self._best.items())}
+    def jobs(self) -> dict[str, Job]:
+        """The job whose model is kept, of each task."""
+        return {task: job for task, (_, _, job) in sorted(self._best.items())}
 
 
-def write(out: Path, jobs: Sequence[Job], models: dict[str, Path]) -> list[dict[str, Any]]:
+def write(out: Path, jobs: Sequence[Job], kept: dict[str, Job]) -> list[dict[str, Any]]:
     """Write everything into an empty folder; answer the summary.
 
     Args:
         out: an existing, empty folder.
         jobs: of the grid, all done, in the grid's order.
-        models: folder of the kept model by task.
+        kept: the job whose model stays, by task.
     """
     tasks = {job.task.name: job.task for job in jobs}
     outcomes = {name: [o for job in jobs if job.task.name == name for o in job.outcomes()] for name in tasks}
@@ -92,9 +93,18 @@ def write(out: Path, jobs: Sequence[Job], models: dict[str, Path]) -> list[dict[
         json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     (out / "models").mkdir()
-    for task_name, folder in models.items():
-        shutil.copytree(folder, out / "models" / task_name)
+    for task_name, job in kept.items():
+        shutil.copytree(job.folder / "model", out / "models" / task_name)
+    origins = {name: _origin(job) for name, job in kept.items()}
+    (out / KEPT).write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
     return summary
+
+
+def _origin(job: Job) -> dict[str, Any]:
+    """Which of the runs a model is: what finds its rows in predictions.parquet."""
+    assert job.arm is not None, "floors keep no model"
+    (budget,), (seed,) = job.budgets, job.seeds
+    return {"arm": job.arm.name, "method": job.method, "budget": str(budget), "seed": seed}
 
 
 def _scores(task: str, kind: str, outcome: Outcome) -> list[dict[str, Any]]:

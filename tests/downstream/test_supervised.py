@@ -282,5 +282,5 @@ def test_the_model_that_is_best_on_validation_is_kept_whatever_the_test_says(tmp
     best = results.BestModel(made)
     for work in reversed(made):
         best.offer(work)
-    assert best.folders() == {"toy": tmp_path / "a" / "model"}
+    assert best.jobs() == {"toy": made[0]}
     assert not (tmp_path / "b" / "model").exists()

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -141,8 +142,17 @@ class Project:
         """Prefect's answer, as its web page gets it."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.api}/{path}", data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as reply:
-            return json.loads(reply.read() or "null")
+
+        def answer() -> tuple[Any] | None:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as reply:
+                    return (json.loads(reply.read() or "null"),)
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # the database is busy; Prefect's own clients ask again, too
+                    raise
+                return None
+
+        return wait_until(answer)[0]
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 
 from tasks import delivery, spool, tracking
 from tests.flows.conftest import Mlflow, free_port, name_server, wait_until
-from tests.tiny import tiny_model
+from tests.tiny import tiny_classifier
 
 pytestmark = pytest.mark.servers
 
@@ -120,18 +120,8 @@ def test_server_that_is_away_neither_slows_training_nor_loses_a_step(
 
 
 def test_kept_model_answers_texts_with_labels(tracked: Mlflow, tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]")
-    model = tiny_model("AutoModelForSequenceClassification")
-    model.config.id2label, model.config.label2id = {0: "no", 1: "yes"}, {"no": 0, "yes": 1}
     folder = tmp_path / "model"
-    model.save_pretrained(folder)
-    fast.save_pretrained(folder)
+    tiny_classifier(folder)
     with tracking.stage_run("finetune", "serving", {}, "serving") as run:
         run.model(folder, "sentiment", {"text": ["good good", "bad"]})
     child = finished(tracked, "tags.stage_key = 'serving'")

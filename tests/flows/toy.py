@@ -32,7 +32,7 @@ recipes:
 DVC = """
 stages:
   list:
-    cmd: python stage.py list all
+    cmd: python -m tasks.listing
     always_changed: true
     outs: [{data/listings: {cache: false}}]
   ingest:
@@ -40,12 +40,12 @@ stages:
     do:
       cmd: python stage.py ingest ${item}
       deps: [data/listings/a.json]
-      outs: ["data/corpora/${item}"]
+      outs: ["data/corpora/${item}", "data/corpora/${item}.listing.json"]
   pretrain:
     foreach: [toy, slow, broken]
     do:
       cmd: python stage.py pretrain ${item}
-      deps: [data/corpora/a]
+      deps: [data/corpora/a, stage.py]
       params: ["recipes.${item}.pretrain"]
       outs: ["runs/${item}/pretrain", "runs/${item}/pretrain.record.json"]
       metrics: [{"runs/${item}/pretrain.metrics.json": {cache: false}}]
@@ -69,12 +69,12 @@ stage, name = sys.argv[1:]
 shown = pathlib.Path(os.environ["UNMASK_SCRATCH"]).parent  # wherever this run works
 with (shown / "tried.txt").open("a") as file:
     file.write(f"{stage}@{name}\\n")
-if stage == "list":
-    pathlib.Path("data/listings").mkdir(parents=True)
-    pathlib.Path("data/listings/a.json").write_text(pathlib.Path("raw.txt").read_text())
-elif stage == "ingest":
-    pathlib.Path("data/corpora/a").mkdir(parents=True)
-    pathlib.Path("data/corpora/a/rows").write_text(pathlib.Path("raw.txt").read_text())
+if stage == "ingest":
+    out = pathlib.Path("data/corpora/a")
+    out.mkdir(parents=True)
+    (out / "rows").write_text(pathlib.Path("raw.txt").read_text())
+    pathlib.Path("data/corpora/a.listing.json").write_text(pathlib.Path("data/listings/a.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({"sources": [{"location": "raw.txt", "license": "MIT"}]}))
 elif stage == "pretrain":
     settings = yaml.safe_load(open("params.yaml"))["recipes"][name]["pretrain"]
     stop = []
@@ -97,7 +97,8 @@ elif stage == "pretrain":
         (out / "pretrain").mkdir(parents=True)
         (out / "pretrain" / "model").write_text(str(settings["steps"]))
         (out / "pretrain.metrics.json").write_text(json.dumps({"loss": 1 / settings["steps"]}))
-        (out / "pretrain.record.json").write_text(json.dumps({"seconds": 1.0, "mlflow_run_id": run.id()}))
+        (out / "pretrain.record.json").write_text(json.dumps(
+            {"seconds": 1.0, "mlflow_run_id": run.id(), "device": "toy", "git_commit": "toy"}))
 else:
     out = pathlib.Path("runs") / name / "report"
     out.mkdir(parents=True)

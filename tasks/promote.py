@@ -1,0 +1,252 @@
+"""Whether a recipe's new model takes the place of the one in production, by all that a run has left.
+
+    python -m tasks.promote judge text-mlm      # register the new model as challenger, and decide
+    python -m tasks.promote accept text-mlm     # the challenger becomes champion
+    python -m tasks.promote rollback text-mlm   # the champion before becomes champion again
+
+The champion is an alias in MLflow's registry, which `mlflow models serve -m models:/text-mlm@champion` finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks import judging, layout, params, tracking
+from tasks.config import Config, Recipe
+from tasks.downstream import kind as kind_of
+from tasks.downstream.results import KEPT
+from tasks.errors import InputError, unknown
+from tasks.judging import Check, Decision, Exam
+
+if TYPE_CHECKING:
+    from tasks.registry import Registry, Version
+
+EXITS = {"promote": 0, "refuse": 4, "blocked": 5}
+LAPS = 5
+QUESTIONS = 32  # test rows on which the pace is measured
+ANSWERED = ("id", "label", "tags", "answers", "group", "source", "license")  # what scores and slices read
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a run has left of a model and the test rows it has answered."""
+
+    recipe: Recipe
+    name: str
+    task: str
+    folder: Path
+    run_id: str
+    test: pa.Table
+    exam: Exam
+    prints: dict[str, str]
+
+    def answers(self) -> pa.Table:
+        """Id, fingerprint and answer of each test row."""
+        ids = self.exam.records.column("id").to_pylist()
+        prints = [self.prints[name] for name in ids]
+        return pa.table({"id": ids, "fingerprint": prints, "answer": list(self.exam.answers)})
+
+
+def candidate(name: str, config: Config) -> Candidate:
+    """The model that a recipe's run has kept.
+
+    Raises:
+        InputError: the run is not complete, keeps no model, or nobody tracked it; says what to do.
+    """
+    recipe = config.recipe(name)
+    sets = config.corpus(recipe.tasks).tasks
+    task = recipe.promote.task or (next(iter(sets)) if len(sets) == 1 else "")
+    if task not in sets:
+        raise InputError(f"recipes.{name}.promote.task: {unknown('labelled set', task, sets)}")
+    out = layout.run(name, "finetune")
+    kept = _json(out / KEPT, name)
+    if task not in kept:
+        raise InputError(f"{out} has no fine-tuned model of {task}; `methods` of finetune must name finetune")
+    record = _json(layout.record(name, "finetune"), name)
+    if not record.get("mlflow_run_id"):
+        raise InputError(
+            f"finetune@{name} ran without tracking, and its model is not in MLflow; run it again with it"
+        )
+    rows = pq.read_table(out / "predictions.parquet", filters=_filter({"task": task, **kept[task]}))
+    test = pq.read_table(layout.corpus(recipe.tasks) / "tasks" / task / "test.parquet")
+    given = dict(zip(rows.column("id").to_pylist(), rows.column("prediction").to_pylist(), strict=True))
+    test = test.filter(pc.field("id").isin([*given]))  # validation may have taken rows out
+    records = test.select([column for column in ANSWERED if column in test.column_names])
+    answers = [given[row] for row in test.column("id").to_pylist()]
+    return Candidate(
+        recipe, recipe.promote.name or name, task, out / "models" / task, record["mlflow_run_id"], test,
+        Exam(sets[task].kind, records, answers), judging.fingerprints(test),
+    )  # fmt: skip
+
+
+def judge(name: str, registry: Registry) -> tuple[Decision, Version]:
+    """Enter a recipe's model as challenger, and decide whether it becomes champion.
+
+    Args:
+        name: of the recipe.
+        registry: where the champion is.
+    """
+    config = params.load()
+    new = candidate(name, config)
+    version = registry.enter(new.name, new.run_id, new.task, new.answers(), judging.digest(new.prints))
+    champion = registry.aliased(new.name, "champion")
+    checks = [*_own_checks(name, new)]
+    if champion is None:
+        checks.append(Check("champion", "passed", f"{new.name} has no champion yet."))
+    elif champion.number == version.number:
+        checks.append(Check("champion", "failed", f"Version {version.number} of {new.name} is the champion."))
+    else:
+        checks += _against(new, champion, config.seed)
+    decision = Decision(tuple(checks))
+    against = champion.number if champion else ""
+    registry.write(version, {"decision": decision.result, "why": decision.sentence, "against": against})
+    registry.note(
+        version.run_id, f"promotion-{version.number}.json", {**decision.plain(), "against": against}
+    )
+    return decision, version
+
+
+def _own_checks(name: str, new: Candidate) -> Iterator[Check]:
+    """What a model must show whoever is champion."""
+    found = _json(layout.validated(name) / "validation.json", name)
+    yield judging.unseen(found["leakage"], new.task)
+    yield judging.valid(found["checks"])
+    stages = ("pretrain", "adapt")
+    acted = {
+        stage: _json(layout.run(name, stage) / "losses.json", name).get("decisions", []) for stage in stages
+    }
+    yield judging.healthy(acted)
+    yield judging.remembers(_json(layout.run(name, "adapt") / "gap.json", name))
+
+
+def _against(new: Candidate, champion: Version, seed: int) -> Iterator[Check]:
+    """What it must show against the champion."""
+    answers, prints = champion.answers()
+    same = judging.same_rows(new.prints, prints)
+    yield same
+    if same.outcome != "passed":
+        return
+    settings = new.recipe.promote
+    known = kind_of(new.exam.kind).METRICS
+    metric = settings.metric or known[0]
+    if metric not in known:
+        raise InputError(f"promote.metric: {unknown('metric', metric, known)}")
+    old = Exam(
+        new.exam.kind, new.exam.records, [answers[row] for row in new.exam.records.column("id").to_pylist()]
+    )
+    whole = judging.difference(new.exam, old, metric, seed=seed)
+    yield judging.better(whole, metric, settings.min_gain)
+    for column in settings.slices:
+        for value, rows in _slices(new.exam.records, column, settings.min_slice_rows):
+            part = judging.difference(new.exam, old, metric, seed=seed, rows=rows)
+            yield judging.not_worse(f"{column}={value}", part, metric)
+    yield judging.fast_enough(_slowdown(new, champion), settings.max_slowdown)
+
+
+def _slices(records: pa.Table, column: str, least: int) -> Iterator[tuple[str, Any]]:
+    if column not in records.column_names:
+        raise InputError(
+            f"promote.slices: the test rows have no column {column}; known: {records.column_names}"
+        )
+    values = np.array([str(value) for value in records.column(column).to_pylist()])
+    for value in np.unique(values):
+        rows = np.flatnonzero(values == value)
+        if len(rows) >= least:
+            yield str(value), rows
+
+
+def _slowdown(new: Candidate, champion: Version) -> float:
+    """The time of the new model's answers, in times of the champion's; both answer in turns."""
+    from tasks import serving
+
+    with tempfile.TemporaryDirectory() as folder:
+        both = [serving.Answerer(new.folder), serving.Answerer(champion.download(Path(folder)))]
+        columns = serving.INPUTS[both[0].kind]
+        rows = new.test.slice(0, QUESTIONS)
+        asked = {
+            column: [serving.example(value) for value in rows.column(column).to_pylist()]
+            for column in columns
+        }
+        seconds: list[list[float]] = [[], []]
+        for _ in range(LAPS + 1):
+            for model, spent in zip(both, seconds, strict=True):
+                began = time.perf_counter()
+                model.predict(asked)
+                spent.append(time.perf_counter() - began)
+    mine, theirs = (float(np.median(spent[1:])) for spent in seconds)  # the first lap warms up
+    return mine / theirs
+
+
+def _filter(values: dict[str, Any]) -> Any:
+    wanted = pc.scalar(True)
+    for column, value in values.items():
+        wanted = wanted & (pc.field(column) == value)
+    return wanted
+
+
+def _json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; make it with `dvc repro report@{name}`") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; the exit code of judge: 0 better, 4 not better, 5 not comparable."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.promote", description=main.__doc__)
+    commands = parser.add_subparsers(dest="what", required=True)
+    judging_ = commands.add_parser("judge", help="enter a recipe's new model as challenger, and decide")
+    judging_.add_argument("name", help="recipe")
+    judging_.add_argument("--json", action="store_true", help="print the decision for programs")
+    for what, said in (("accept", "make a version champion"), ("refuse", "leave the champion where it is")):
+        command = commands.add_parser(what, help=said)
+        command.add_argument("name", help="registered model; the recipe's name, unless it says otherwise")
+        command.add_argument("--version", help="of the model; the challenger where none is given")
+        command.add_argument("--reason", default="", help="is kept with the model")
+    commands.add_parser("rollback", help="make the champion before champion again").add_argument("name")
+    options = parser.parse_args(argv)
+    try:
+        if left := tracking.send():
+            raise InputError(f"{left} tracked runs wait for MLflow; is it at {tracking.tracking_uri()}?")
+        return _do(options)
+    except InputError as error:
+        sys.exit(f"promote: {error}")
+
+
+def _do(options: argparse.Namespace) -> int:
+    from tasks.registry import Registry
+
+    registry = Registry(tracking.tracking_uri())
+    name = options.name
+    if options.what == "judge":
+        decision, version = judge(name, registry)
+        said = {"version": version.number, "name": version.name, "markdown": decision.markdown()}
+        print(json.dumps({**decision.plain(), **said}) if options.json else decision.markdown())
+        return EXITS[decision.result]
+    if options.what == "rollback":
+        before, after = registry.roll_back(name)
+        print(f"{name}: version {after} is champion again, {before} is not")
+        return 0
+    version = registry.version(name, options.version)
+    registry.write(version, {"word": options.what, "reason": options.reason})
+    if options.what == "accept":
+        registry.crown(version)
+    print(f"{name}: version {version.number} is {'champion' if options.what == 'accept' else 'refused'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""Models in MLflow's registry: which one is champion, what it answered on the test rows, and who was before.
+
+A registered model is what `tasks.mlflow_runs` has kept of a run; nothing is copied. Beside a version lie
+its answers on the test set (`exam.parquet`), so that a later one can be judged on the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow.exceptions import MlflowException
+
+from tasks.errors import InputError, unknown
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+EXAM = "exam"  # folder of a version's answers among its run's artifacts
+HISTORY = "champions"  # tag of a registered model: versions that were champion, oldest first
+LONGEST_TAG = 5000
+ABSENT = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model.
+
+    Attributes:
+        name: of the registered model.
+        number: of the version.
+        run_id: of the run that made it.
+        uri: where MLflow finds it.
+        tags: what is written on it.
+    """
+
+    name: str
+    number: str
+    run_id: str
+    uri: str
+    tags: Mapping[str, str]
+
+    def answers(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Its answer to each test row, and the row's fingerprint, by the row's id."""
+        with tempfile.TemporaryDirectory() as folder:
+            place = f"{EXAM}/{self.name}-{self.tags['exam']}.parquet"
+            path = mlflow.artifacts.download_artifacts(
+                run_id=self.run_id,
+                artifact_path=place,
+                dst_path=folder,
+                tracking_uri=mlflow.get_tracking_uri(),
+            )
+            table = pq.read_table(path).to_pydict()
+        return dict(zip(table["id"], table["answer"], strict=True)), dict(
+            zip(table["id"], table["fingerprint"], strict=True)
+        )
+
+    def download(self, folder: Path) -> Path:
+        """Weights and tokenizer or image processor, in a folder below `folder`."""
+        path = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{self.number}", dst_path=str(folder))
+        (data,) = (Path(path) / "data").iterdir()
+        return data
+
+
+class Registry:
+    """The registry of a tracking server.
+
+    Args:
+        uri: tracking server or database.
+    """
+
+    def __init__(self, uri: str) -> None:
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        self._client = mlflow.MlflowClient(uri, uri)
+
+    def aliased(self, name: str, alias: str) -> Version | None:
+        """The version that an alias names."""
+        try:
+            found = self._client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                return None
+            raise
+        return _version(found)
+
+    def version(self, name: str, number: str | None) -> Version:
+        """A version by its number, or the challenger.
+
+        Raises:
+            InputError: there is none; says which there are.
+        """
+        self.champions(name)
+        if number is None:
+            found = self.aliased(name, CHALLENGER)
+            if found is None:
+                raise InputError(
+                    f"{name} has no challenger; `python -m tasks.promote judge <recipe>` enters one"
+                )
+            return found
+        versions = {str(one.version): one for one in self._client.search_model_versions(f"name = '{name}'")}
+        if number not in versions:
+            raise InputError(f"{name}: {unknown('version', number, versions)}")
+        return _version(versions[number])
+
+    def enter(self, name: str, run_id: str, task: str, answers: pa.Table, digest: str) -> Version:
+        """Register what a run has kept for a task, as the challenger; the same version where it is there.
+
+        Args:
+            name: of the registered model.
+            run_id: of the fine-tuning run.
+            task: under whose name the run has kept the model.
+            answers: id, fingerprint and answer per test row.
+            digest: of the test set.
+
+        Raises:
+            InputError: the run has kept no model.
+        """
+        run = self._client.get_run(run_id)
+        wanted = f"source_run_id = '{run_id}' AND name = '{task}'"
+        kept = self._client.search_logged_models([run.info.experiment_id], wanted)
+        if not kept:
+            raise InputError(
+                f"MLflow's run {run_id} has kept no model of {task!r}; send what is left with "
+                "`python -m tasks.tracking send`, or run finetune again while MLflow is there"
+            )
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        there = [
+            version
+            for version in self._client.search_model_versions(f"name = '{name}'")
+            if version.run_id == run_id and version.tags.get("exam") == digest[:12]
+        ]
+        if there:
+            found = _version(there[0])
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / f"{name}-{digest[:12]}.parquet"
+                pq.write_table(answers, path)
+                self._client.log_artifact(run_id, str(path), EXAM)
+            made = self._client.create_model_version(
+                name,
+                kept[0].model_uri,
+                run_id,
+                {"exam": digest[:12], "task": task},
+                model_id=kept[0].model_id,
+            )
+            found = _version(made)
+        self._client.set_registered_model_alias(name, CHALLENGER, found.number)
+        return found
+
+    def crown(self, version: Version) -> None:
+        """Make a version the champion, and remember who was before."""
+        history = [*self.champions(version.name), version.number]
+        self._client.set_registered_model_alias(version.name, CHAMPION, version.number)
+        self._client.set_registered_model_tag(version.name, HISTORY, json.dumps(history))
+        self._client.delete_registered_model_alias(version.name, CHALLENGER)
+
+    def roll_back(self, name: str) -> tuple[str, str]:
+        """Make the champion before the present one champion again; the numbers of both.
+
+        Raises:
+            InputError: there is none.
+        """
+        history = self.champions(name)
+        if len(history) < 2:
+            raise InputError(f"{name} has no champion before the present one; nothing is changed")
+        self._client.set_registered_model_alias(name, CHAMPION, history[-2])
+        self._client.set_registered_model_tag(name, HISTORY, json.dumps(history[:-1]))
+        return history[-1], history[-2]
+
+    def champions(self, name: str) -> list[str]:
+        """Numbers of the versions that were champion, oldest first; the last one is.
+
+        Raises:
+            InputError: there is no registered model of that name; says which there are.
+        """
+        try:
+            tags = self._client.get_registered_model(name).tags
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
+            known = sorted(model.name for model in self._client.search_registered_models())
+            raise InputError(f"no registered model {name!r}; known: {', '.join(known) or 'none'}") from None
+        return list(json.loads(tags.get(HISTORY, "[]")))
+
+    def write(self, version: Version, tags: Mapping[str, Any]) -> None:
+        """Write tags on a version."""
+        for name, value in tags.items():
+            self._client.set_model_version_tag(version.name, version.number, name, str(value)[:LONGEST_TAG])
+
+    def run(self, run_id: str) -> tuple[Any, Any]:
+        """A run, and the one above it or None.
+
+        Raises:
+            InputError: there is no such run.
+        """
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            raise InputError(f"MLflow knows no run {run_id}: {error.message}") from None
+        above = run.data.tags.get("mlflow.parentRunId")
+        return run, self._client.get_run(above) if above else None
+
+    def note(self, run_id: str, name: str, document: Mapping[str, Any]) -> None:
+        """Keep a JSON document with a run."""
+        self._client.log_dict(run_id, dict(document), name)
+
+
+def _version(found: Any) -> Version:
+    uri = f"models:/{found.name}/{found.version}"
+    return Version(found.name, str(found.version), found.run_id, uri, dict(found.tags))

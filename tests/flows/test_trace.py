@@ -1,0 +1,130 @@
+"""From a result back to its raw files, and every byte that changed on the way is named."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import trace, workspaces
+from flows.trace import Project, Subject
+from tasks.errors import InputError
+from tests.flows import toy
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = toy.make(tmp_path_factory.mktemp("trace") / "toy")
+    command = [sys.executable, "-m", "dvc", "repro", "-q", "report@toy"]
+    subprocess.run(command, cwd=folder, env=toy.environment(folder, UNMASK_TRACKING="off"), check=True)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil, times of files included."""
+    subprocess.run(["cp", "-a", str(made), str(tmp_path / "toy")], check=True)
+    return tmp_path / "toy"
+
+
+def faults(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.chdir(folder)
+    return [*trace.faults(Project(folder), Subject("toy"))]
+
+
+def test_chain_leads_from_the_report_to_the_raw_file(folder: Path) -> None:
+    told = "\n".join(trace.tell(Project(folder), Subject("toy")))
+    stages = re.findall(r"^(\w+@\w+|list)$", told, re.MULTILINE)
+    assert stages == ["report@toy", "pretrain@toy", "ingest@a", "list"]
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=folder, text=True).strip()
+    assert head in told
+    assert "read              raw.txt, MIT" in told
+    assert re.search(r"made +runs/toy/pretrain, \d+ bytes, md5 [0-9a-f]{32}\.dir", told)
+    assert '"steps": 3' in told
+    assert told.endswith("again             dvc repro report@toy")
+
+
+def test_untouched_project_has_no_faults(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert faults(folder, monkeypatch) == []
+
+
+def cached(folder: Path, path: str) -> Path:
+    project = Project(folder)
+    outs = [out for stage in project.stages.values() for out in stage.get("outs", ()) if "md5" in out]
+    files = {name: md5 for out in outs for name, md5 in project.objects(out).items()}
+    return project.cached(files[path])
+
+
+def spoil(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+
+
+def test_changed_raw_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(folder / "raw.txt")
+    assert faults(folder, monkeypatch) == ["raw.txt: changed since a was read"]
+
+
+@pytest.mark.parametrize(
+    "path", ["data/corpora/a/rows", "runs/toy/pretrain/model", "runs/toy/report/report.html"]
+)
+def test_changed_byte_of_a_result_is_named(folder: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / path).unlink()  # it may be the cache's own file by another name
+    (folder / path).write_bytes(cached(folder, path).read_bytes())
+    spoil(folder / path)
+    (found,) = faults(folder, monkeypatch)
+    assert found.startswith(f"{path}: is not what ")
+
+
+def test_changed_byte_in_the_cache_and_a_lost_file_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = cached(folder, "runs/toy/pretrain/model"), cached(folder, "data/corpora/a/rows")
+    spoil(model)
+    rows.unlink()
+    found = [line for line in faults(folder, monkeypatch) if "is not what" not in line]
+    assert found == [
+        "data/corpora/a/rows: not in the cache here; dvc pull ingest@a, or make it again",
+        f"runs/toy/pretrain/model: the cache's copy was changed ({model})",
+    ]
+
+
+def test_changed_code_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (folder / "stage.py").open("a") as file:
+        file.write("# another line")
+    assert "stage.py: changed since pretrain@toy ran" in faults(folder, monkeypatch)
+
+
+def test_branch_of_a_run_is_traced_though_the_folder_went_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNMASK_SCRATCH", str(folder / "scratch"))
+    place = workspaces.opened(folder, "id", "toy", {})
+    branch = workspaces.kept(folder, place, "toy run", "toy run: report@toy")
+    workspaces.closed(folder, place)
+    (folder / "dvc.lock").unlink()
+    monkeypatch.chdir(folder)
+    what = trace.subject(branch, folder)
+    assert (branch, what.recipe, what.last) == ("runs/toy-run", "toy", "report")
+    project = Project(folder, what.revision)
+    told = "\n".join(trace.tell(project, what))
+    assert "branch            runs/toy-run" in told
+    assert f"git worktree add ../toy-again {what.revision[:12]}" in told
+    assert [*trace.faults(project, what)] == []
+
+
+@pytest.mark.parametrize(("name", "recipe"), [("toy", "toy"), ("runs/toy/report/report.html", "toy")])
+def test_names_of_a_subject(folder: Path, name: str, recipe: str) -> None:
+    assert trace.subject(name, folder).recipe == recipe
+
+
+def test_unknown_name_and_stage_that_never_ran(folder: Path) -> None:
+    with pytest.raises(InputError, match="did you mean 'toy'"):
+        trace.subject("tyo", folder)
+    with pytest.raises(InputError, match="unknown stage 'report@slow'; .*known: report@toy"):
+        [*trace.tell(Project(folder), Subject("slow"))]
