@@ -108,6 +108,11 @@ def mlflow_run(record: Path) -> str | None:
         return None
 
 
+def resource(name: str) -> dict[str, str]:
+    """What an event is about, as Prefect wants it said."""
+    return {"prefect.resource.id": f"unmask.{key(name)}", "prefect.resource.name": name}
+
+
 def key(*words: str) -> str:
     """Words as a key of an artifact: small letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")

@@ -8,6 +8,7 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
@@ -63,6 +64,7 @@ def follow(order: work.Order, decision: dict[str, Any], mode: str) -> str:
     name, version, reason = decision["name"], decision["version"], "all checks passed"
     if mode == "ask":
         text = f"May version {version} of {name} be champion?\n\n{decision['markdown']}"
+        emit_event("unmask.promotion.asked", pages.resource(name), payload={"question": text})
         word = pause_flow_run(Word.with_initial_data(text), timeout=PATIENCE_SECONDS)
         reason = f"a person: {word.reason}"
         if not word.promote:

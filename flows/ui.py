@@ -1,8 +1,9 @@
 """`make ui`: Prefect, MLflow and what runs the flows, on this machine, until Ctrl-C.
 
-Three processes, all on the loopback address, all keeping their state in the scratch folder:
-Prefect's server (when and with what), MLflow's server (what came out), and a runner that polls
-Prefect for runs to start. When one of them ends, or this process is told to, all end.
+Four processes, all on the loopback address, all keeping their state in the scratch folder:
+Prefect's server (when and with what), MLflow's server (what came out), a worker that asks Prefect
+for runs to start, and the keeper, which tidies up and looks for new data. When one of them ends, or
+this process is told to, all end.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tasks import layout, spool
 from tasks.errors import InputError
 
 HOST = "127.0.0.1"
+POOL = "unmask"
 PORTS = {"UNMASK_PREFECT_PORT": 4200, "UNMASK_MLFLOW_PORT": 5000}
 START_SECONDS = 180
 STOP_SECONDS = 15
@@ -37,17 +39,25 @@ Processes = dict[str, subprocess.Popen[bytes]]
 
 @dataclass(frozen=True)
 class Service:
-    """A process that is kept running: how to start it and how to see that it answers."""
+    """A process that is kept running.
+
+    Attributes:
+        name: for people.
+        command: that starts it.
+        environment: of the process.
+        log: file of what it says.
+        is_ready: whether it does its work by now.
+    """
 
     name: str
     command: list[str]
     environment: dict[str, str]
-    health: str
     log: Path
+    is_ready: Callable[[], bool]
 
 
 def services(prefect_port: int, mlflow_port: int) -> list[Service]:
-    """Prefect's and MLflow's servers and the runner, in the order in which they need each other."""
+    """Both servers, the worker and the keeper, in the order in which they need each other."""
     home = layout.scratch()
     for folder in ("prefect", "logs", "mlartifacts"):
         (home / folder).mkdir(parents=True, exist_ok=True)
@@ -72,7 +82,7 @@ def services(prefect_port: int, mlflow_port: int) -> list[Service]:
     }
     mlflow = {**common, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     del mlflow["MLFLOW_TRACKING_URI"]
-    runner = {**common, "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
+    worker = {**common, "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     python = [sys.executable, "-m"]
     prefect_server = [*python, "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
     mlflow_server = [
@@ -86,29 +96,56 @@ def services(prefect_port: int, mlflow_port: int) -> list[Service]:
         "--workers",
         "1",
     ]
-    mlflow_server += ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"]
+    mlflow_server += ["--backend-store-uri", _mlflow_database(home)]
     mlflow_server += ["--artifacts-destination", str(home / "mlartifacts")]
+    start_worker = [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
     logs = home / "logs"
-    deployment = f"{api}/deployments/name/pipeline/train"
     return [
-        Service("Prefect", prefect_server, prefect, f"{api}/health", logs / "prefect.log"),
-        Service("MLflow", mlflow_server, mlflow, f"http://{HOST}:{mlflow_port}/health", logs / "mlflow.log"),
-        Service("runner", [*python, "flows.runner"], runner, deployment, logs / "runner.log"),
-    ]
+        Service("Prefect", prefect_server, prefect, logs / "prefect.log", lambda: answers(f"{api}/health")),
+        Service(
+            "MLflow", mlflow_server, mlflow, logs / "mlflow.log",
+            lambda: answers(f"http://{HOST}:{mlflow_port}/health"),
+        ),
+        Service("worker", start_worker, worker, logs / "worker.log", lambda: _works(api)),
+        Service("keeper", [*python, "flows.keeper"], common, logs / "keeper.log", lambda: True),
+    ]  # fmt: skip
+
+
+def _mlflow_database(home: Path) -> str:
+    return os.environ.get("UNMASK_MLFLOW_DATABASE") or f"sqlite:///{home / 'mlflow.db'}"
+
+
+def answers(url: str) -> bool:
+    """Whether a server is there and well."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as reply:
+        return bool(reply.status == 200)
+    return False
+
+
+def _works(api: str) -> bool:
+    """Whether a worker has told Prefect that it is there."""
+    url = f"{api}/work_pools/{POOL}/workers/filter"
+    request = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})
+    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=2) as reply:
+        return any(worker["status"] == "ONLINE" for worker in json.load(reply))
+    return False
 
 
 @contextlib.contextmanager
 def running(wanted: list[Service], say: Callable[[str], None] = print) -> Iterator[Processes]:
-    """Start services, the runner when the servers answer; stop all of them at the end.
+    """Start services, first the servers; when these answer, tell Prefect what there is to start.
 
     Raises:
         InputError: one does not start; the message has the end of its log.
     """
     processes: Processes = {}
     try:
-        for batch in (wanted[:-1], wanted[-1:]):
+        servers, workers = wanted[:2], wanted[2:]
+        for batch in (servers, workers):
             for service in batch:
                 processes[service.name] = _start(service)
+            if batch is workers:
+                _deploy(workers[0])
             for service in batch:
                 seconds = _await(service, processes[service.name])
                 say(f"{service.name} is up after {seconds:.0f} s")
@@ -127,20 +164,33 @@ def _start(service: Service) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
+def _deploy(worker: Service) -> None:
+    """Tell Prefect what there is to start.
+
+    Raises:
+        InputError: prefect.yaml or params.yaml cannot be read; says why.
+    """
+    command = [sys.executable, "-m", "flows.deploy"]
+    done = subprocess.run(command, env=worker.environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"prefect.yaml was not deployed:\n{done.stderr.strip()[-2000:]}")
+
+
 def _await(service: Service, process: subprocess.Popen[bytes]) -> float:
     began = time.monotonic()
     while time.monotonic() - began < START_SECONDS:
         if process.poll() is not None:
             raise InputError(f"{service.name} ended with code {process.returncode}; {_end(service.log)}")
-        with contextlib.suppress(OSError), urllib.request.urlopen(service.health, timeout=2) as reply:
-            if reply.status == 200:
-                return time.monotonic() - began
+        if service.is_ready():
+            return time.monotonic() - began
         time.sleep(0.2)
     raise InputError(f"{service.name} does not answer after {START_SECONDS} s; {_end(service.log)}")
 
 
 def _stop(processes: Processes) -> None:
-    for process in reversed(list(processes.values())):  # the runner first: it tells the server that it leaves
+    for process in reversed(
+        list(processes.values())
+    ):  # the worker before its server, which it tells that it leaves
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS + 10)

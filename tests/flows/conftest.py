@@ -131,6 +131,7 @@ class Project:
             "checkpoint.txt",
             ".dvc/cache",
             ".dvc/tmp",
+            "scratch/worktrees",
         ):
             path = self.folder / name
             if path.is_dir():
@@ -138,10 +139,11 @@ class Project:
             else:
                 path.unlink(missing_ok=True)
 
-    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    def ask(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
         """Prefect's answer, as its web page gets it."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.api}/{path}", data, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.api}/{path}", data, headers, method=method)
 
         def answer() -> tuple[Any] | None:
             try:
@@ -153,6 +155,10 @@ class Project:
                 return None
 
         return wait_until(answer)[0]
+
+    def patch(self, path: str, body: dict[str, Any]) -> None:
+        """Change something as the web page does."""
+        self.ask(path, body, "PATCH")
 
 
 @pytest.fixture(scope="session")

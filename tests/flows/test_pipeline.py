@@ -190,7 +190,7 @@ def test_runs_at_once_keep_their_own_values_and_the_twin_takes_the_others_result
         (content,) = (entry["md5"] for entry in files if entry["relpath"] == "model")
         assert (project.folder / ".dvc/cache/files/md5" / content[:2] / content[2:]).read_text() == str(steps)
     assert project.tried("pretrain@toy") == 3
-    assert not list((project.folder / "scratch" / "worktrees").iterdir())
+    assert not list((project.folder / "scratch" / "worktrees").glob("*"))
     params = YAML(typ="safe").load(project.folder / "params.yaml")
     assert params["recipes"]["toy"]["pretrain"]["steps"] == 3, "the project's own file stays"
 
@@ -200,4 +200,4 @@ def test_misspelt_change_is_refused_before_anything_runs(project: Project) -> No
     assert code == 1
     assert "recipes.toy.pretrain.stepz: unknown key 'stepz'; did you mean 'steps'?" in said
     assert not (project.folder / "tried.txt").exists()
-    assert not list((project.folder / "scratch" / "worktrees").iterdir())
+    assert not list((project.folder / "scratch" / "worktrees").glob("*"))

@@ -48,7 +48,7 @@ def test_mlflow_is_shown_at_our_runs_as_soon_as_there_are_some(
 @pytest.mark.servers
 def test_ctrl_c_ends_all_of_it(shared_project: Project) -> None:
     family = psutil.Process(shared_project.ui.pid).children(recursive=True)
-    assert len(family) >= 6, "three services, each under a supervisor"
+    assert len(family) >= 8, "four services, each under a supervisor"
     shared_project.ui.send_signal(signal.SIGINT)
     shared_project.ui.communicate(timeout=60)
     assert shared_project.ui.returncode == 0

@@ -110,6 +110,7 @@ def make(folder: Path) -> Path:
     """The project as a git and DVC repository."""
     folder.mkdir(parents=True)
     files = {
+        "prefect.yaml": (ROOT / "prefect.yaml").read_text().replace("text-mlm", "toy"),
         "params.yaml": PARAMS,
         "dvc.yaml": DVC,
         "stage.py": STAGE,
