@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,35 +54,48 @@ class Wish:
         return f"{self.until}@{self.recipe}"
 
 
-def bring(wish: Wish) -> dict[str, str]:
+def bring(wish: Wish, turn: AbstractContextManager[None] | None = None) -> dict[str, str]:
     """Bring a recipe's results up to date; what became of each stage: ran, restored or unchanged.
+
+    Args:
+        wish: what is wanted.
+        turn: held while stages run, and no longer while a person is asked.
 
     Raises:
         InputError: the wish cannot be met as it stands; says what to do.
         StageFailed: a stage did not end well.
     """
-    if wish.changes and not wish.is_apart:
-        raise InputError("other values are for runs in a folder of their own; edit params.yaml instead")
+    _refuse(wish)
     title = str(runtime.flow_run.name or wish.recipe)
     flow_run_id, asked = str(runtime.flow_run.id), runtime.flow_run.parameters
-    alive = turns.alone(
-        layout.scratch() / ALIVE / flow_run_id, title, "is this very run", get_run_logger().info
-    )
+    alive = turns.alone(_alive(flow_run_id), title, "is this very run", get_run_logger().info)
     with alive, tracking.flow_run(title, asked, flow_run_id, tags=_tags(wish.recipe)) as run:
         env = work.environment({**tracking.environment(run), **_address()})
-        with _apart(wish, title) if wish.is_apart else _here(wish, title) as folder:
+        place = _apart(wish, title) if wish.is_apart else _here(wish, title)
+        with turn or nullcontext(), place as folder:
             order = work.Order(wish.target, folder, env, title)
             outcomes = _stages(order, wish.redo_from)
             _publish(wish.recipe, folder, run, outcomes)
-            has_result = wish.until == STAGES[-1] and "ran" in outcomes.values()
-            mode = promotion.mode(wish.recipe, folder) if has_result else "never"
-            decision = promotion.judge(wish.recipe, order) if mode != "never" else None
-            if wish.is_apart and ("ran" in outcomes.values() or wish.changes):
-                run.tags({"branch": _keep(wish, folder, title)})
+            if wish.is_apart and (branch := _keep(wish, folder, title, outcomes)):
+                run.tags({"branch": branch})
+            decision = promotion.judged(wish.recipe, order) if wish.until == STAGES[-1] else None
         if decision:
-            result = promotion.follow(replace(order, workspace=wish.project), decision, mode)
-            run.tags({"promotion": result})
+            run.tags({"promotion": promotion.follow(replace(order, workspace=wish.project), decision)})
     return outcomes
+
+
+def _refuse(wish: Wish) -> None:
+    if wish.changes and not wish.is_apart:
+        raise InputError("other values are for runs in a folder of their own; edit params.yaml instead")
+    if wish.redo_from and STAGES.index(wish.redo_from) > STAGES.index(wish.until):
+        raise InputError(
+            f"redo_from {wish.redo_from} comes after until {wish.until}; nothing would be done again"
+        )
+
+
+def _alive(flow_run_id: str) -> Path:
+    """The file that a flow run holds while its process lives."""
+    return layout.scratch() / ALIVE / flow_run_id
 
 
 @contextmanager
@@ -102,23 +115,32 @@ def _apart(wish: Wish, title: str) -> Iterator[Path]:
     workspaces.closed(wish.project, folder)
 
 
-def _keep(wish: Wish, folder: Path, title: str) -> str:
-    branch = workspaces.kept(wish.project, folder, title, f"{title}: {wish.target}")
-    here = f"git checkout {branch} -- params.yaml dvc.lock && dvc checkout"
-    get_run_logger().info("kept as branch %s; to have it in your folder: %s", branch, here)
+def _keep(wish: Wish, folder: Path, title: str, outcomes: dict[str, str]) -> str:
+    is_shared = not wish.changes and "ran" not in outcomes.values()  # a tick that found nothing new
+    branch = workspaces.kept(wish.project, folder, title, f"{title}: {wish.target}", is_shared=is_shared)
+    if branch:
+        here = f"git checkout {branch} -- params.yaml dvc.lock && dvc checkout"
+        get_run_logger().info("kept as branch %s; to have it in your folder: %s", branch, here)
     return branch
 
 
 def _stages(order: work.Order, redo_from: str | None) -> dict[str, str]:
-    """Run what is out of date. Once a stage has run, only DVC knows what that means for the rest."""
+    """Run what is out of date. Once DVC was asked for a stage, only it knows what that means for the rest."""
     outcomes: dict[str, str] = {}
-    has_run = False
+    is_open = False
+    redone = _alive(str(runtime.flow_run.id)).with_suffix(".redone")  # by an earlier try of this run
+    done = set(redone.read_text().split()) if redone.exists() else set()
     for address, found in look(order).items():
         stage, _, name = address.partition("@")
-        forced = redo_from is not None and STAGES.index(stage) >= STAGES.index(redo_from)
-        known = found if found != "stale" and not forced and not has_run else None
+        forced = (
+            redo_from is not None and STAGES.index(stage) >= STAGES.index(redo_from) and address not in done
+        )
+        known = None if is_open or forced or found == "stale" else found
         outcomes[address] = _task(stage, name, replace(order, address=address, force=forced), known)
-        has_run = has_run or outcomes[address] == "ran"
+        is_open = is_open or known is None
+        if forced:
+            with redone.open("a") as file:
+                file.write(f"{address}\n")
     return outcomes
 
 

@@ -1,6 +1,6 @@
 """Tells Prefect what can be started: the pool, the deployments of prefect.yaml, and who is told of failures.
 
-Schedules that were changed in Prefect's pages stay as they are there.
+What somebody has changed in Prefect's pages stays; where nobody has, prefect.yaml is followed.
 """
 
 from __future__ import annotations
@@ -9,31 +9,30 @@ import contextlib
 import os
 import subprocess
 import sys
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from prefect import get_client
 from prefect.automations import EventTrigger, Posture
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import DeploymentSchedule, StateType
-from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.events.actions import CallWebhook
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
 
 from flows.ui import POOL
+from tasks import layout, spool
 
 if TYPE_CHECKING:
     from uuid import UUID
 
 WEBHOOK = "UNMASK_WEBHOOK"  # address that failures, guards that acted and questions are posted to
 FLOWS = {"train": "pipeline", "retrain": "retrain"}
+TRIGGER = "new data"  # of prefect.yaml
 MOST_AT_ONCE = 8  # runs, of which as many compute as the machine has places
 TOLD = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "unmask.guard.acted", "unmask.promotion.asked"}
-ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
-LOST_SECONDS = 90  # without a heartbeat, of which a run sends one every 30 s
 
 
 def main() -> None:
@@ -42,51 +41,57 @@ def main() -> None:
         with contextlib.suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process", concurrency_limit=MOST_AT_ONCE))
         before = {name: _schedules(client, name) for name in FLOWS}
+        is_off = [one for one in client.read_automations_by_name(TRIGGER) if not one.enabled]
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         here = {**os.environ, "PWD": str(Path.cwd())}  # which prefect.yaml has runs start in
         done = subprocess.run(command, env=here, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"prefect deploy: {(done.stdout + done.stderr).strip()}")
-        for name, schedules in before.items():
-            now = _schedules(client, name)
-            deployment = client.read_deployment_by_name(f"{FLOWS[name]}/{name}").id
-            for slug, known in schedules.items():
-                if slug in now:
-                    client.update_deployment_schedule(
-                        deployment, now[slug].id, active=known.active, schedule=known.schedule
-                    )
-        for automation in _automations(client):
-            for old in client.read_automations_by_name(automation.name):
-                client.delete_automation(old.id)
-            client.create_automation(automation)
+        for name in FLOWS:
+            _keep_edits(client, name, before[name])
+        for automation in client.read_automations_by_name(TRIGGER) if is_off else ():
+            client.pause_automation(automation.id)
+        if address := os.environ.get(WEBHOOK):
+            _tell(client, address)
 
 
-def _schedules(client: SyncPrefectClient, name: str) -> dict[str, DeploymentSchedule]:
+def _schedules(client: SyncPrefectClient, name: str) -> list[DeploymentSchedule]:
     try:
-        found = client.read_deployment_by_name(f"{FLOWS[name]}/{name}").schedules
+        return list(client.read_deployment_by_name(f"{FLOWS[name]}/{name}").schedules)
     except ObjectNotFound:
-        return {}
-    return {schedule.slug: schedule for schedule in found if schedule.slug}
+        return []
 
 
-def _automations(client: SyncPrefectClient) -> list[AutomationCore]:
-    """What follows by itself: lost runs are marked, and people are told."""
-    beat, each = "prefect.flow-run.heartbeat", {"prefect.resource.id"}
-    lost = EventTrigger(
-        after={beat}, expect={beat, *ENDS}, for_each=each,
-        posture=Posture.Proactive, threshold=1, within=timedelta(seconds=LOST_SECONDS),
-    )  # fmt: skip
-    said = "Its process is gone; Retry goes on from the checkpoint."
-    mark = ChangeFlowRunState(state=StateType.CRASHED, name=None, message=said, force=True)
-    automations = [AutomationCore(name="unmask: lost runs", trigger=lost, actions=[mark])]
-    if address := os.environ.get(WEBHOOK):
-        from prefect.blocks.webhook import Webhook
+def _keep_edits(client: SyncPrefectClient, name: str, before: list[DeploymentSchedule]) -> None:
+    """Put back the schedules that were added or changed in the pages since this was done last."""
+    deployment = client.read_deployment_by_name(f"{FLOWS[name]}/{name}")
+    file = layout.scratch() / "deployed" / f"{name}.json"
+    known, now = spool.load(file), {one.slug: one for one in deployment.schedules}
+    spool_now = {one.slug: _content(one) for one in deployment.schedules if one.slug}
+    for old in before:
+        if not old.slug:
+            client.create_deployment_schedules(deployment.id, [(old.schedule, bool(old.active))])
+        elif old.slug in now and old.slug in known and _content(old) != known[old.slug]:
+            client.update_deployment_schedule(
+                deployment.id, now[old.slug].id, active=old.active, schedule=old.schedule
+            )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    spool.store(file, spool_now)
 
-        block = cast("UUID", Webhook(url=SecretStr(address)).save("unmask", overwrite=True))
-        told = EventTrigger(expect=TOLD, posture=Posture.Reactive, threshold=1)
+
+def _content(schedule: DeploymentSchedule) -> dict[str, Any]:
+    return {"active": schedule.active, "schedule": schedule.schedule.model_dump(mode="json")}
+
+
+def _tell(client: SyncPrefectClient, address: str) -> None:
+    """Post to an address what people should hear of."""
+    from prefect.blocks.webhook import Webhook
+
+    block = cast("UUID", Webhook(url=SecretStr(address)).save("unmask", overwrite=True))
+    if not client.read_automations_by_name("unmask: tell"):
+        trigger = EventTrigger(expect=TOLD, posture=Posture.Reactive, threshold=1)
         post = CallWebhook(block_document_id=block, payload="{{ event.resource.name }}: {{ event.payload }}")
-        automations.append(AutomationCore(name="unmask: tell", trigger=told, actions=[post]))
-    return automations
+        client.create_automation(AutomationCore(name="unmask: tell", trigger=trigger, actions=[post]))
 
 
 if __name__ == "__main__":

@@ -23,12 +23,11 @@ from prefect.utilities.names import generate_slug
 from flows import work
 from flows.bringing import Wish, bring
 from flows.forms import STAGES, Encoder, Recipe, Stage, names
-from flows.ui import answers
+from flows.ui import DEFAULT_API, answers
 from tasks import layout
 from tasks.errors import InputError
 from tasks.overrides import parsed
 
-DEFAULT_API = "http://127.0.0.1:4200/api"
 STARTUP_SECONDS = 180  # of a temporary server; Prefect gives it 20, too few on two busy cores
 
 
@@ -45,7 +44,6 @@ def pipeline(
     encoder: Encoder | None = None,
     changes: dict[str, Any] | None = None,
     apart: bool = True,
-    workspace: str | None = None,
 ) -> dict[str, str]:
     """Bring a recipe's results up to date, from its sources to its report.
 
@@ -57,13 +55,12 @@ def pipeline(
         changes: Other values for this run, such as {"pretrain.steps": 500, "seed": 3}; the recipe's own
             keys, or full ones such as encoders.bert-demo.config.hidden_size.
         apart: Work in a folder of its own, kept as branch runs/NAME; without it, in the project's folder.
-        workspace: Folder of the project; the current one where none is given.
 
     Returns:
         What became of each stage: ran, restored or unchanged.
     """
     wanted = {**(changes or {}), **({"encoder": encoder} if encoder else {})}
-    return bring(Wish(recipe, Path(workspace or ".").absolute(), until, redo_from, wanted, apart))
+    return bring(Wish(recipe, Path.cwd(), until, redo_from, wanted, apart))
 
 
 @contextmanager

@@ -9,13 +9,15 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
+from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
 from flows import pages, work
-from tasks import params
+from tasks import layout, params
 
+UNANSWERED = "nobody answered"
 PATIENCE_SECONDS = 7 * 24 * 3600  # for a person's word
 
 
@@ -26,17 +28,29 @@ class Word(RunInput):
     reason: str = Field("", description="Why; it is kept with the model.")
 
 
-def mode(recipe: str, workspace: Path) -> str:
-    """What params.yaml says: never, ask or auto."""
-    entry = params.read_yaml(workspace / "params.yaml")["recipes"][recipe]
-    return str((entry.get("promote") or {}).get("mode", "never"))
+def judged(recipe: str, order: work.Order) -> dict[str, Any] | None:
+    """The decision on a recipe's newest model; None where none is wanted, or where it has been followed."""
+    mode = (params.read_yaml(order.workspace / "params.yaml")["recipes"][recipe].get("promote") or {}).get(
+        "mode"
+    )
+    if mode not in ("ask", "auto"):
+        return None
+    model = pages.mlflow_run(order.workspace / layout.record(recipe, "finetune")) or ""
+    if model and _followed(model).exists():
+        return None
+    return {**judge(recipe, order), "mode": mode, "model": model}
+
+
+def _followed(model: str) -> Path:
+    """A file that says that nothing remains to be done about the model of that run."""
+    return layout.scratch() / "judged" / model
 
 
 @task(task_run_name="judge {recipe}", cache_policy=NO_CACHE, persist_result=False)
 def judge(recipe: str, order: work.Order) -> dict[str, Any]:
     """Enter the new model as challenger, and compare it with the champion on the same test rows."""
     log = get_run_logger()
-    decision = work.promote(order, ["judge", recipe, "--json"], lambda _: None)
+    decision = work.judge(order, recipe, log.info)
     create_markdown_artifact(
         decision["markdown"], key=pages.key("promotion", recipe), description="May the new model be champion?"
     )
@@ -46,29 +60,47 @@ def judge(recipe: str, order: work.Order) -> dict[str, Any]:
 
 
 @task(task_run_name="{word} {name}", cache_policy=NO_CACHE, persist_result=False)
-def say(word: str, name: str, version: str, reason: str, order: work.Order) -> None:
+def say(word: str, name: str, more: list[str], order: work.Order) -> None:
     """Accept or refuse a challenger."""
-    work.promote(order, [word, name, "--version", version, "--reason", reason], get_run_logger().info)
+    work.promote(order, [word, name, *more], get_run_logger().info)
 
 
-def follow(order: work.Order, decision: dict[str, Any], mode: str) -> str:
+def follow(order: work.Order, decision: dict[str, Any]) -> str:
     """Promote, ask a person, or leave it; what became of it.
 
     Args:
         order: where to work.
-        decision: of `judge`.
-        mode: ask or auto.
+        decision: of `judged`.
     """
-    if decision["result"] != "promote":
-        return str(decision["result"])
-    name, version, reason = decision["name"], decision["version"], "all checks passed"
-    if mode == "ask":
-        text = f"May version {version} of {name} be champion?\n\n{decision['markdown']}"
-        emit_event("unmask.promotion.asked", pages.resource(name), payload={"question": text})
+    result = str(decision["result"])
+    if result == "promote":
+        result = (
+            _asked(order, decision)
+            if decision["mode"] == "ask"
+            else _said("accept", "all checks passed", order, decision)
+        )
+    if decision["model"] and result != UNANSWERED:
+        _followed(decision["model"]).parent.mkdir(parents=True, exist_ok=True)
+        _followed(decision["model"]).touch()
+    return result
+
+
+def _asked(order: work.Order, decision: dict[str, Any]) -> str:
+    name, version = decision["name"], decision["version"]
+    text = f"May version {version} of {name} be champion?\n\n{decision['markdown']}"
+    emit_event("unmask.promotion.asked", pages.resource(name), payload={"question": text})
+    try:
         word = pause_flow_run(Word.with_initial_data(text), timeout=PATIENCE_SECONDS)
-        reason = f"a person: {word.reason}"
-        if not word.promote:
-            say("refuse", name, version, reason, order)
-            return "refused by a person"
-    say("accept", name, version, reason, order)
-    return "promoted"
+    except FlowPauseTimeout:
+        get_run_logger().warning(
+            "nobody has answered; python -m tasks.promote accept %s --version %s", name, version
+        )
+        return UNANSWERED
+    return _said("accept" if word.promote else "refuse", f"a person: {word.reason}", order, decision)
+
+
+def _said(word: str, reason: str, order: work.Order, decision: dict[str, Any]) -> str:
+    more = ["--version", decision["version"], "--reason", reason]
+    more += ["--against", decision["against"]] if word == "accept" else []
+    say(word, decision["name"], more, order)
+    return {"accept": "promoted", "refuse": "refused by a person"}[word]

@@ -75,8 +75,8 @@ def make(address: str, who: str, *, force: bool) -> int:
         if address.partition("@")[0] in TRAINING and (force or found == "stale"):
             title = f"{address} of {who}"
             name = held.enter_context(turns.place(locks / "places", turns.machine_places(), title, _say))
-            if name.isdigit():
-                os.environ["CUDA_VISIBLE_DEVICES"] = name
+            if name != turns.PROCESSOR:
+                os.environ[turns.GPUS] = name
         return int(main(order))
 
 

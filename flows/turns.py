@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import IO
 
 LOOK_SECONDS = 0.2
+GPUS = "CUDA_VISIBLE_DEVICES"
+PROCESSOR = "processor"  # the place of a machine without GPUs
 
 Say = Callable[[str], None]
 
@@ -38,6 +40,17 @@ def alone(path: Path, who: str, what: str, say: Say) -> Iterator[None]:
             time.sleep(LOOK_SECONDS)
         _write(file, who)
         yield
+
+
+def at_once(path: Path, who: str, held: contextlib.ExitStack) -> bool:
+    """Take the lock at `path` if it is free, until `held` is closed; whether it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    if not _taken(file):
+        file.close()
+        return False
+    _write(held.enter_context(file), who)
+    return True
 
 
 @contextlib.contextmanager
@@ -106,13 +119,7 @@ def _before(folder: Path, mine: Path) -> list[str]:
 
 
 def _free(folder: Path, names: Sequence[str], who: str, held: contextlib.ExitStack) -> str | None:
-    for name in names:
-        file = held.enter_context((folder / f"{name}.place").open("a+"))
-        if _taken(file):
-            _write(file, who)
-            return name
-        file.close()
-    return None
+    return next((name for name in names if at_once(folder / f"{name}.place", who, held)), None)
 
 
 def _taken(file: IO[str]) -> bool:
@@ -137,8 +144,8 @@ def _holder(path: Path) -> str:
 
 def machine_places() -> tuple[str, ...]:
     """The places of this machine: its GPUs, else the processor as a whole (`UNMASK_PLACES` names others)."""
-    named = os.environ.get("UNMASK_PLACES") or os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named:
-        return tuple(filter(None, named.split(",")))
+    for variable in ("UNMASK_PLACES", GPUS):
+        if variable in os.environ:
+            return tuple(filter(None, os.environ[variable].split(","))) or (PROCESSOR,)
     gpus = Path("/proc/driver/nvidia/gpus")
-    return tuple(str(number) for number, _ in enumerate(sorted(gpus.glob("*")))) or ("processor",)
+    return tuple(str(number) for number, _ in enumerate(sorted(gpus.glob("*")))) or (PROCESSOR,)

@@ -30,6 +30,7 @@ from tasks.errors import InputError
 
 HOST = "127.0.0.1"
 POOL = "unmask"
+DEFAULT_API = f"http://{HOST}:4200/api"
 PORTS = {"UNMASK_PREFECT_PORT": 4200, "UNMASK_MLFLOW_PORT": 5000}
 START_SECONDS = 180
 STOP_SECONDS = 15
@@ -142,10 +143,10 @@ def running(wanted: list[Service], say: Callable[[str], None] = print) -> Iterat
     try:
         servers, workers = wanted[:2], wanted[2:]
         for batch in (servers, workers):
-            for service in batch:
-                processes[service.name] = _start(service)
             if batch is workers:
                 _deploy(workers[0])
+            for service in batch:
+                processes[service.name] = _start(service)
             for service in batch:
                 seconds = _await(service, processes[service.name])
                 say(f"{service.name} is up after {seconds:.0f} s")

@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 from flows import stages
 from flows.quiet import QUIET
+from tasks import layout
 
 SUPERVISOR = Path(__file__).with_name("supervise.py")
 STAGES = ("-P", stages.__file__)
 GRACE_SECONDS = 60
+DECISION = "decision: "  # before the line with the decision, as tasks.promote prints it
 DECIDED = (4, 5)  # exit codes of a model that is not better, or cannot be compared
 VALIDATION_FAILED = 3  # exit code of a stage whose data broke a hard expectation
 SKIPPED = re.compile(r"^Stage '.*' didn't change, skipping")
@@ -116,8 +118,23 @@ def run(order: Order, hear: Hear) -> Outcome:
     return outcome
 
 
-def promote(order: Order, words: list[str], hear: Hear) -> dict[str, Any]:
-    """Judge, accept or refuse a model: `python -m tasks.promote`; what it decided, where it judges.
+def judge(order: Order, recipe: str, hear: Hear) -> dict[str, Any]:
+    """What `python -m tasks.promote judge` decides of a recipe's new model.
+
+    Raises:
+        StageFailed: it could not be judged.
+    """
+    decisions: list[str] = []
+
+    def sift(line: str) -> None:
+        (decisions.append if line.startswith(DECISION) else hear)(line)
+
+    promote(order, ["judge", recipe, "--json"], sift)
+    return dict(json.loads(decisions[-1].removeprefix(DECISION)))
+
+
+def promote(order: Order, words: list[str], hear: Hear) -> None:
+    """Judge, accept or refuse a model: `python -m tasks.promote`.
 
     Raises:
         StageFailed: it could not be done.
@@ -125,7 +142,6 @@ def promote(order: Order, words: list[str], hear: Hear) -> dict[str, Any]:
     code, last = _supervised(order, ["-m", "tasks.promote", *words], hear)
     if code not in (0, *DECIDED):
         raise StageFailed(f"promote {' '.join(words[:2])}", code, last)
-    return dict(json.loads(last[-1])) if words[0] == "judge" else {}
 
 
 def _supervised(order: Order, words: list[str], hear: Hear) -> tuple[int, list[str]]:
@@ -157,4 +173,10 @@ def environment(extra: dict[str, str]) -> dict[str, str]:
     """Variables of a stage: this process's, less Prefect's, plus what keeps logs readable and tools quiet."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     path = os.pathsep.join([str(Path(sys.executable).parent), mine.get("PATH", "")])
-    return {**QUIET, **mine, "PATH": path, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1", **extra}
+    own = {
+        "PATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "TQDM_DISABLE": "1",
+        "UNMASK_SCRATCH": str(layout.scratch()),
+    }
+    return {**QUIET, **mine, **own, **extra}

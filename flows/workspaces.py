@@ -24,7 +24,16 @@ from tasks import layout, overrides, params
 from tasks.errors import InputError
 
 BRANCH = "runs/"
-OURS = ("dvc.lock", "dvc.yaml", "params.yaml", "flows", "models", "tasks")  # seen though not yet tracked
+OURS = (
+    ".dvc/config",
+    ".dvcignore",
+    "dvc.lock",
+    "dvc.yaml",
+    "params.yaml",
+    "flows",
+    "models",
+    "tasks",
+)  # seen though not yet tracked
 WHO = {
     "GIT_AUTHOR_NAME": "Unmask", "GIT_AUTHOR_EMAIL": "unmask@localhost",
     "GIT_COMMITTER_NAME": "Unmask", "GIT_COMMITTER_EMAIL": "unmask@localhost",
@@ -49,16 +58,19 @@ def opened(project: Path, run_id: str, recipe: str, changes: Mapping[str, Any]) 
         InputError: the project is no git repository, has no commit yet, or cannot have these values.
     """
     place = folder(run_id)
-    if (place / ".git").exists():
+    ready = place.with_name(f"{run_id}.ready")  # written last, so that a run killed in between begins anew
+    if ready.exists() and (place / ".git").exists():
         return place
-    base = snapshot(project)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    _git(project, "worktree", "prune")
-    _git(project, "worktree", "add", "--quiet", "--detach", "--force", str(place), base)
+    closed(project, place)
     try:
+        base = snapshot(project)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _git(project, "worktree", "prune")
+        _git(project, "worktree", "add", "--quiet", "--detach", "--force", str(place), base)
         _share_cache(project, place)
-        _override(place, recipe, changes)
+        _override(project, place, recipe, changes)
         _bring_sources(project, place)
+        ready.touch()
     except BaseException:
         closed(project, place)
         raise
@@ -66,19 +78,25 @@ def opened(project: Path, run_id: str, recipe: str, changes: Mapping[str, Any]) 
 
 
 def snapshot(project: Path) -> str:
-    """A commit of the project as it stands; touches neither its index nor its files."""
+    """A commit of the project as it stands; touches neither its index nor its files.
+
+    Raises:
+        InputError: git has no commit here, or the folder is not its root; says what to do.
+    """
+    if prefix := _git(project, "rev-parse", "--show-prefix"):
+        raise InputError(
+            f"{project} is the folder {prefix} of a git repository, and a run in a folder of its own needs "
+            "its root; run in the project's folder instead (apart: false)"
+        )
     try:
         head = _git(project, "rev-parse", "--verify", "HEAD")
-    except InputError:
-        raise InputError(
-            f"{project} has no commit yet, and a run in a folder of its own begins at one; "
-            "git add . && git commit"
-        ) from None
+    except InputError as error:
+        raise InputError(f"{error}; if there is no commit yet: git add . && git commit") from None
     index = Path(_git(project, "rev-parse", "--path-format=absolute", "--git-path", "index"))
     with tempfile.TemporaryDirectory() as elsewhere:
         own = Path(elsewhere) / "index"
         if index.exists():
-            shutil.copyfile(index, own)
+            shutil.copy2(index, own)  # with its time, by which git tells what may have changed since
         mine = {"GIT_INDEX_FILE": str(own)}
         _git(project, "add", "--update", ".", env=mine)
         _git(project, "add", "--", *(name for name in OURS if (project / name).exists()), env=mine)
@@ -90,12 +108,31 @@ def snapshot(project: Path) -> str:
     )
 
 
-def kept(project: Path, place: Path, name: str, message: str) -> str:
-    """Commit what a run changed on a branch of its own; the branch's name."""
+def kept(project: Path, place: Path, name: str, message: str, *, is_shared: bool = False) -> str:
+    """Commit what a run changed on a branch of its own; the branch's name, empty where nothing has changed.
+
+    Args:
+        project: the checkout that people work in.
+        place: the run's folder.
+        name: of the run.
+        message: of the commit.
+        is_shared: whether a branch of another run that holds the same will do.
+    """
     _git(place, "add", "--", *(name for name in ("params.yaml", "dvc.lock") if (place / name).exists()))
-    _git(place, "commit", "--quiet", "--no-verify", "--allow-empty", "-m", message, env=WHO)
+    tree, head = _git(place, "write-tree"), _git(place, "rev-parse", "HEAD")
+    if tree == _git(place, "rev-parse", "HEAD^{tree}"):
+        return ""
+    form = "--format=%(tree) %(refname:short)"
+    known: dict[str, str] = {}
+    if is_shared:
+        known = dict(
+            line.split() for line in _git(project, "for-each-ref", form, f"refs/heads/{BRANCH}").splitlines()
+        )
+    if tree in known:
+        return str(known[tree])
+    commit = _git(place, "commit-tree", tree, "-p", head, "-m", message, env=WHO)
     branch = BRANCH + re.sub(r"[^A-Za-z0-9-]+", "-", name)
-    _git(project, "branch", "--force", branch, _git(place, "rev-parse", "HEAD"))
+    _git(project, "branch", "--force", branch, commit)
     return branch
 
 
@@ -104,6 +141,7 @@ def closed(project: Path, place: Path) -> None:
     with contextlib.suppress(InputError):
         _git(project, "worktree", "remove", "--force", str(place))
     shutil.rmtree(place, ignore_errors=True)
+    place.with_name(f"{place.name}.ready").unlink(missing_ok=True)
 
 
 def _share_cache(project: Path, place: Path) -> None:
@@ -111,31 +149,35 @@ def _share_cache(project: Path, place: Path) -> None:
     from configobj import ConfigObj
     from dvc.config import Config
 
-    local = project / ".dvc" / "config.local"
+    local, own = project / ".dvc" / "config.local", place / ".dvc" / "config.local"
     settings = ConfigObj(str(local) if local.exists() else None, write_empty_values=True)
-    settings.filename = str(place / ".dvc" / "config.local")
+    settings.filename = str(own)
+    own.parent.mkdir(exist_ok=True)
+    own.touch(mode=0o600)  # it may hold the keys of a remote store
     shared = Config(str(project / ".dvc"))["cache"].get("dir") or project / ".dvc" / "cache"
     settings.setdefault("cache", {})["dir"] = str(Path(project / ".dvc", shared).resolve())
+    settings.setdefault("core", {})["site_cache_dir"] = str(place / ".dvc" / "site")
     settings.write()
 
 
-def _override(place: Path, recipe: str, changes: Mapping[str, Any]) -> None:
+def _override(project: Path, place: Path, recipe: str, changes: Mapping[str, Any]) -> None:
     if not changes:
         return
     words = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     done = subprocess.run(  # by the worktree's code, which may know objectives that ours does not
         [sys.executable, "-m", "tasks.overrides", recipe, *words],
-        cwd=place, capture_output=True, text=True, check=False,
+        cwd=place, env={**os.environ, overrides.PROJECT: str(project)},
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise InputError(done.stderr.strip().removeprefix("\n"))
+        raise InputError(done.stderr.strip())
 
 
 def _bring_sources(project: Path, place: Path) -> None:
     """What params.yaml names by a path from the project's folder.
 
-    What git does not hold is linked; what it does hold gets the project's times, by which listings
-    tell whether a file has changed.
+    What git does not hold is linked, file by file where it holds some of a folder; what it does hold gets the
+    project's times, by which listings tell whether a file has changed.
     """
     for _, location in overrides.places(params.read_yaml(place / "params.yaml")):
         if "://" in location or location.startswith(("/", "~")):
@@ -143,25 +185,27 @@ def _bring_sources(project: Path, place: Path) -> None:
         path = Path(location.partition("!/")[0])
         while glob.has_magic(str(path)):
             path = path.parent
-        if (place / path).exists():
-            for file in [place / path, *(place / path).rglob("*")]:
-                found = project / file.relative_to(place)
-                if file.is_file() and found.is_file() and file.stat().st_size == found.stat().st_size:
-                    os.utime(file, ns=(found.stat().st_atime_ns, found.stat().st_mtime_ns))
-        elif (project / path).exists():
-            (place / path).parent.mkdir(parents=True, exist_ok=True)
-            (place / path).symlink_to((project / path).absolute())
+        if not (project / path).exists():
+            continue
+        for file in [place / path, *(place / path).rglob("*")] if (place / path).exists() else ():
+            found = project / file.relative_to(place)
+            if file.is_file() and found.is_file() and file.stat().st_size == found.stat().st_size:
+                os.utime(file, ns=(found.stat().st_atime_ns, found.stat().st_mtime_ns))
+        others = _git(project, "ls-files", "-z", "--others", "--directory", "--", str(path))
+        for name in filter(None, others.split("\0")):
+            link = place / name.rstrip("/")
+            if not link.exists() and not link.is_symlink():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to((project / name.rstrip("/")).absolute())
 
 
 def _git(where: Path, *words: str, env: dict[str, str] | None = None) -> str:
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    quiet = ("-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null")  # nobody is there to be asked
     done = subprocess.run(
-        ["git", *words],
-        cwd=where,
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+        ["git", *quiet, *words], cwd=where, env={**mine, **(env or {})},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode:
         raise InputError(f"git {words[0]} in {where}: {done.stderr.strip() or done.returncode}")
     return done.stdout.strip()

@@ -271,6 +271,9 @@ class Recipe(Settings):
     adapt: Adapt = setting(description="Continued pretraining on the domain; `steps: 0` keeps the weights.")
     finetune: Finetune = setting(description="Supervised training on few labels.")
     report: Report = setting(description="Settings of the page that is made in the end.")
+    watch: bool = setting(
+        False, "Whether `make ui` keeps an eye on its sources, and trains again when they have changed."
+    )
     promote: Promote = setting(
         Promote(), "When the fine-tuned model takes the place of the one in production."
     )

@@ -104,12 +104,13 @@ def follow(
 
 def unsent(where: Path) -> list[Path]:
     """Files with something that MLflow does not have yet."""
-    return [
-        path
-        for path in sorted(where.glob("*.jsonl"))
-        if path.stat().st_size > (state := spool.load(spool.state_file(path))).get("offset", 0)
-        or "status" not in state
-    ]
+    return [path for path in sorted(where.glob("*.jsonl")) if is_unsent(path)]
+
+
+def is_unsent(path: Path) -> bool:
+    """Whether MLflow lacks something of that file, or the word that its run has ended."""
+    state = spool.load(spool.state_file(path))
+    return path.stat().st_size > state.get("offset", 0) or "status" not in state
 
 
 def _sender(where: Path, uri: str) -> Sender:

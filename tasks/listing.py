@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks import layout, sources
+from tasks import layout, sources, spool
 from tasks.config import Corpus
 from tasks.errors import InputError
 from tasks.params import load_corpora
@@ -75,9 +75,8 @@ def _listed(name: str, location: str, full_hash: bool, complaints: list[str]) ->
 
 def _write(path: Path, value: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(path)
+    with spool.replacing(path) as aside:  # several runs may list at once
+        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from tasks import params
 from tasks.config import PARAMS, Config, plain
 from tasks.errors import InputError, unknown
 
+PROJECT = "UNMASK_PROJECT"  # folder that relative paths mean, where it is not the file's
 ROOTS = "UNMASK_ROOTS"  # folders and addresses that an override may name, separated by blanks
 HARMLESS = ("embedded://", "public://")
 ENTRIES = {"corpora": "corpus", "encoders": "encoder", "recipes": "recipe"}
@@ -53,7 +54,7 @@ def apply(recipe: str, changes: Mapping[str, Any], path: Path = PARAMS) -> Confi
     aside.write_text(written, encoding="utf-8")
     try:
         after = params.load(aside)
-        _refuse_places(before, after, path.parent)
+        _refuse_places(before, after, Path(os.environ.get(PROJECT) or path.parent))
         aside.replace(path)
     except InputError as error:
         raise InputError(str(error).replace(str(aside), str(path))) from None
@@ -101,6 +102,8 @@ def _full(recipe: str, key: str) -> list[str]:
 
 
 def _set(document: CommentedMap, path: list[str], key: str, value: Any) -> None:
+    if path[0] in ENTRIES and len(path) < 3:
+        raise InputError(f"{key}: whole entries are written into {PARAMS}; set a key of one")
     node = document
     for depth, part in enumerate(path[:-1]):
         inner = node.get(part)
@@ -137,9 +140,11 @@ def _refuse_places(before: Config, after: Config, project: Path) -> None:
     """Nothing that a form sends may make the pipeline read what was not offered."""
     known = {place for _, place in places(plain(before))}
     roots = [str(project.absolute()), *os.environ.get(ROOTS, "").split()]
-    for key, place in places(plain(after)):
+    for key, named in places(plain(after)):
+        is_hub = ("encoders." in key or "tokenizer" in key) and not (project / named).exists()
+        place = f"hf://{named}" if is_hub and "://" not in named else named
         if (
-            place in known
+            named in known
             or place.startswith(HARMLESS)
             or any(_is_within(place, root, project) for root in roots)
         ):

@@ -9,6 +9,7 @@ import argparse
 import functools
 import json
 import operator
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, make_dataclass
@@ -24,6 +25,8 @@ from models.settings import setting
 from tasks import modalities
 from tasks.config import PARAMS, Config, Corpus, Encoder, Pretrain, Recipe
 from tasks.errors import InputError, unknown
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @functools.cache
@@ -96,6 +99,7 @@ def load(path: Path = PARAMS) -> Config:
             with its path, its value and the known choices.
     """
     raw = read_yaml(path)
+    _refuse_names(raw, path)
     config: Config = _check(schema(), raw, path, ())
     faults = [*_impossible(config)]
     if faults:
@@ -105,7 +109,9 @@ def load(path: Path = PARAMS) -> Config:
 
 def load_corpora(path: Path = PARAMS) -> dict[str, Corpus]:
     """Only the section `corpora`, checked; imports neither torch nor any objective."""
-    section = read_yaml(path).get("corpora") or {}
+    raw = read_yaml(path)
+    _refuse_names(raw, path)
+    section = raw.get("corpora") or {}
     corpora: dict[str, Corpus] = _check(TypeAdapter(_corpora_type()), section, path, ("corpora",))
     return corpora
 
@@ -116,6 +122,22 @@ def _check(adapter: TypeAdapter[Any], raw: Any, path: Path, at: tuple[str, ...])
     except ValidationError as error:
         faults = [_sentence(adapter, raw, fault, at) for fault in error.errors(include_url=False)]
         raise InputError("\n".join(f"{path}: {fault}" for fault in faults)) from None
+
+
+def _refuse_names(raw: dict[str, Any], path: Path) -> None:
+    """Names become parts of paths and of DVC's command lines."""
+    sections = {name: raw.get(name) or {} for name in ("corpora", "encoders", "recipes")}
+    tables = [*sections.items()]
+    for corpus, entry in sections["corpora"].items() if isinstance(sections["corpora"], dict) else ():
+        tables.append((f"corpora.{corpus}.tasks", (entry or {}).get("tasks") or {}))
+    faults = [
+        f"{path}: {section}.{name}: names are letters and digits, with `-` and `_` between them"
+        for section, table in tables
+        for name in (table if isinstance(table, dict) else ())
+        if not NAME.fullmatch(str(name))
+    ]
+    if faults:
+        raise InputError("\n".join(faults))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -208,6 +230,7 @@ def _impossible(config: Config) -> Iterator[str]:
         else:
             yield from _unfit_encoder(at, recipe, config.encoders[recipe.encoder])
         yield from _unpayable(at, recipe, config.encoders.get(recipe.encoder))
+        yield from _unpromotable(at, recipe, config.corpora.get(recipe.tasks))
         if recipe.pretrain.steps and recipe.general == "none":
             yield f"{at}.pretrain.steps: must be 0 where `general` is none; name a corpus"
         if recipe.adapt.steps and getattr(recipe, recipe.adapt.corpus) == "none":
@@ -268,6 +291,28 @@ def _unpayable(at: str, recipe: Recipe, encoder: Encoder | None) -> Iterator[str
         or ("adapted" in finetune.arms and recipe.adapt.steps)
     ):
         yield f"{at}.finetune.arms: none of them is trained: the stages before have steps 0; name scratch"
+
+
+def _unpromotable(at: str, recipe: Recipe, corpus: Corpus | None) -> Iterator[str]:
+    """What promotion would refuse after the training is paid for."""
+    from tasks.downstream import kind
+
+    wanted = recipe.promote
+    if wanted.mode == "never" or corpus is None:
+        return
+    if not wanted.task and len(corpus.tasks) != 1:
+        yield f"{at}.promote.task: name one of the labelled sets {', '.join(corpus.tasks) or '(none)'}"
+    elif wanted.task and wanted.task not in corpus.tasks:
+        yield f"{at}.promote.task: {unknown('labelled set', wanted.task, corpus.tasks)}"
+    else:
+        task = corpus.tasks[wanted.task or next(iter(corpus.tasks))]
+        known = kind(task.kind).METRICS
+        if wanted.metric and wanted.metric not in known:
+            yield f"{at}.promote.metric: {unknown(f'metric of {task.kind}', wanted.metric, known)}"
+        if recipe.modality not in kind(task.kind).HEADS:
+            yield f"{at}.promote.mode: must be never for {task.kind}, which leaves no model to serve"
+    if "finetune" not in recipe.finetune.methods:
+        yield f"{at}.promote.mode: must be never where `finetune.methods` lacks finetune: no model is left"
 
 
 def main() -> None:

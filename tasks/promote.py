@@ -24,20 +24,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tasks import judging, layout, params, tracking
+from tasks import judging, layout, modalities, params, tracking
 from tasks.config import Config, Recipe
+from tasks.downstream import intake
 from tasks.downstream import kind as kind_of
 from tasks.downstream.results import KEPT
-from tasks.errors import InputError, unknown
+from tasks.errors import InputError
 from tasks.judging import Check, Decision, Exam
 
 if TYPE_CHECKING:
     from tasks.registry import Registry, Version
 
+DECISION = "decision: "  # before the line that `judge --json` prints
+FINAL_WORDS = ("refuse", "rolled back")
 EXITS = {"promote": 0, "refuse": 4, "blocked": 5}
 LAPS = 5
 QUESTIONS = 32  # test rows on which the pace is measured
-ANSWERED = ("id", "label", "tags", "answers", "group", "source", "license")  # what scores and slices read
+ANSWERED = ("id", *judging.ANSWERS, "group", "source", "license")  # what scores and slices read
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,6 @@ class Candidate:
     task: str
     folder: Path
     run_id: str
-    test: pa.Table
     exam: Exam
     prints: dict[str, str]
 
@@ -68,9 +70,7 @@ def candidate(name: str, config: Config) -> Candidate:
     """
     recipe = config.recipe(name)
     sets = config.corpus(recipe.tasks).tasks
-    task = recipe.promote.task or (next(iter(sets)) if len(sets) == 1 else "")
-    if task not in sets:
-        raise InputError(f"recipes.{name}.promote.task: {unknown('labelled set', task, sets)}")
+    task = recipe.promote.task or next(iter(sets))
     out = layout.run(name, "finetune")
     kept = _json(out / KEPT, name)
     if task not in kept:
@@ -78,22 +78,29 @@ def candidate(name: str, config: Config) -> Candidate:
     record = _json(layout.record(name, "finetune"), name)
     if not record.get("mlflow_run_id"):
         raise InputError(
-            f"finetune@{name} ran without tracking, and its model is not in MLflow; run it again with it"
+            f"finetune@{name} ran without tracking or while MLflow was away, and its model is not there; with "
+            f"MLflow there: dvc repro -f -s finetune@{name}"
         )
     rows = pq.read_table(out / "predictions.parquet", filters=_filter({"task": task, **kept[task]}))
-    test = pq.read_table(layout.corpus(recipe.tasks) / "tasks" / task / "test.parquet")
+    bulky = modalities.tensors(recipe.modality).BULKY
+    file = pq.ParquetFile(layout.corpus(recipe.tasks) / "tasks" / task / "test.parquet")
+    test = file.read([column for column in file.schema_arrow.names if column not in bulky])
     given = dict(zip(rows.column("id").to_pylist(), rows.column("prediction").to_pylist(), strict=True))
-    test = test.filter(pc.field("id").isin([*given]))  # validation may have taken rows out
+    right = dict(zip(rows.column("id").to_pylist(), rows.column("label").to_pylist(), strict=True))
+    ids = test.column("id").to_pylist()
+    if right != dict(zip(ids, kind_of(sets[task].kind).truth(test), strict=True)):
+        raise InputError(
+            f"finetune@{name} answered other test rows than lie here now; `dvc repro report@{name}`"
+        )
     records = test.select([column for column in ANSWERED if column in test.column_names])
-    answers = [given[row] for row in test.column("id").to_pylist()]
-    return Candidate(
-        recipe, recipe.promote.name or name, task, out / "models" / task, record["mlflow_run_id"], test,
-        Exam(sets[task].kind, records, answers), judging.fingerprints(test),
-    )  # fmt: skip
+    exam = Exam(sets[task].kind, records, [given[row] for row in ids])
+    prints = judging.fingerprints(test, modalities.records(recipe.modality).content)
+    registered = recipe.promote.name or name
+    return Candidate(recipe, registered, task, out / "models" / task, record["mlflow_run_id"], exam, prints)
 
 
-def judge(name: str, registry: Registry) -> tuple[Decision, Version]:
-    """Enter a recipe's model as challenger, and decide whether it becomes champion.
+def judge(name: str, registry: Registry) -> tuple[Decision, Version, str]:
+    """Enter a recipe's model as challenger; the decision, its version, and the champion's number.
 
     Args:
         name: of the recipe.
@@ -101,28 +108,36 @@ def judge(name: str, registry: Registry) -> tuple[Decision, Version]:
     """
     config = params.load()
     new = candidate(name, config)
-    version = registry.enter(new.name, new.run_id, new.task, new.answers(), judging.digest(new.prints))
+    if not tracking.delivered(new.run_id):
+        raise InputError(f"finetune@{name} is not in MLflow yet; is it at {tracking.tracking_uri()}?")
+    digest = judging.digest(new.prints)
     champion = registry.aliased(new.name, "champion")
+    known = registry.known(new.name, new.run_id, digest)
+    if known and champion and known.number == champion.number:
+        return Decision((judging.standing("it is the champion", ""),)), known, champion.number
+    if known and known.tags.get("word") in FINAL_WORDS:
+        said = judging.standing(known.tags["word"], known.tags.get("reason", ""))
+        return Decision((said,)), known, champion.number if champion else ""
+    version = registry.enter(new.name, new.run_id, new.task, new.answers(), digest)
     checks = [*_own_checks(name, new)]
     if champion is None:
         checks.append(Check("champion", "passed", f"{new.name} has no champion yet."))
-    elif champion.number == version.number:
-        checks.append(Check("champion", "failed", f"Version {version.number} of {new.name} is the champion."))
     else:
-        checks += _against(new, champion, config.seed)
+        looks = 1 + registry.looks(new.name, digest[:12], champion.number)
+        checks += _against(new, version, champion, config.seed, looks - (known is not None))
     decision = Decision(tuple(checks))
     against = champion.number if champion else ""
     registry.write(version, {"decision": decision.result, "why": decision.sentence, "against": against})
     registry.note(
         version.run_id, f"promotion-{version.number}.json", {**decision.plain(), "against": against}
     )
-    return decision, version
+    return decision, version, against
 
 
 def _own_checks(name: str, new: Candidate) -> Iterator[Check]:
     """What a model must show whoever is champion."""
     found = _json(layout.validated(name) / "validation.json", name)
-    yield judging.unseen(found["leakage"], new.task)
+    yield judging.unseen(found["leakage"], new.task, new.recipe.validate.max_leaked_share)
     yield judging.valid(found["checks"])
     stages = ("pretrain", "adapt")
     acted = {
@@ -132,28 +147,30 @@ def _own_checks(name: str, new: Candidate) -> Iterator[Check]:
     yield judging.remembers(_json(layout.run(name, "adapt") / "gap.json", name))
 
 
-def _against(new: Candidate, champion: Version, seed: int) -> Iterator[Check]:
-    """What it must show against the champion."""
+def _against(new: Candidate, version: Version, champion: Version, seed: int, looks: int) -> Iterator[Check]:
+    """What it must show against the champion; `looks` is how many have tried on these rows, it included."""
     answers, prints = champion.answers()
     same = judging.same_rows(new.prints, prints)
     yield same
     if same.outcome != "passed":
         return
     settings = new.recipe.promote
-    known = kind_of(new.exam.kind).METRICS
-    metric = settings.metric or known[0]
-    if metric not in known:
-        raise InputError(f"promote.metric: {unknown('metric', metric, known)}")
-    old = Exam(
-        new.exam.kind, new.exam.records, [answers[row] for row in new.exam.records.column("id").to_pylist()]
-    )
-    whole = judging.difference(new.exam, old, metric, seed=seed)
+    metric = settings.metric or kind_of(new.exam.kind).METRICS[0]
+    ids = new.exam.records.column("id").to_pylist()
+    old = Exam(new.exam.kind, new.exam.records, [answers[row] for row in ids])
+    whole = judging.difference(new.exam, old, metric, seed=seed, looks=looks)
     yield judging.better(whole, metric, settings.min_gain)
-    for column in settings.slices:
-        for value, rows in _slices(new.exam.records, column, settings.min_slice_rows):
-            part = judging.difference(new.exam, old, metric, seed=seed, rows=rows)
-            yield judging.not_worse(f"{column}={value}", part, metric)
-    yield judging.fast_enough(_slowdown(new, champion), settings.max_slowdown)
+    parts = [
+        (column, value, rows)
+        for column in settings.slices
+        for value, rows in _slices(new.exam.records, column, settings.min_slice_rows)
+    ]
+    for column, value, rows in parts:
+        part = judging.difference(
+            new.exam, old, metric, seed=seed, rows=rows, looks=len(parts), by_row=column == "group"
+        )
+        yield judging.not_worse(f"{column}={value}", part, metric)
+    yield from _in_service(new, version, champion)
 
 
 def _slices(records: pa.Table, column: str, least: int) -> Iterator[tuple[str, Any]]:
@@ -161,24 +178,24 @@ def _slices(records: pa.Table, column: str, least: int) -> Iterator[tuple[str, A
         raise InputError(
             f"promote.slices: the test rows have no column {column}; known: {records.column_names}"
         )
-    values = np.array([str(value) for value in records.column(column).to_pylist()])
-    for value in np.unique(values):
-        rows = np.flatnonzero(values == value)
+    values = records.column(column).to_pylist()
+    for value in sorted({value for value in values if value is not None}):
+        rows = np.flatnonzero([other == value for other in values])
         if len(rows) >= least:
             yield str(value), rows
 
 
-def _slowdown(new: Candidate, champion: Version) -> float:
-    """The time of the new model's answers, in times of the champion's; both answer in turns."""
+def _in_service(new: Candidate, version: Version, champion: Version) -> Iterator[Check]:
+    """Whether what would be served answers as in the exam, and how fast, in turns with the champion."""
     from tasks import serving
 
     with tempfile.TemporaryDirectory() as folder:
-        both = [serving.Answerer(new.folder), serving.Answerer(champion.download(Path(folder)))]
-        columns = serving.INPUTS[both[0].kind]
-        rows = new.test.slice(0, QUESTIONS)
+        both = [serving.Answerer(one.download(Path(folder) / one.number)) for one in (version, champion)]
+        ids = new.exam.records.column("id").to_pylist()[:QUESTIONS]
+        rows = intake.read(new.recipe, new.task, "test", ids)
         asked = {
             column: [serving.example(value) for value in rows.column(column).to_pylist()]
-            for column in columns
+            for column in serving.INPUTS[both[0].kind]
         }
         seconds: list[list[float]] = [[], []]
         for _ in range(LAPS + 1):
@@ -186,8 +203,13 @@ def _slowdown(new: Candidate, champion: Version) -> float:
                 began = time.perf_counter()
                 model.predict(asked)
                 spent.append(time.perf_counter() - began)
+        answers = both[0].predict(asked)
+    if "label" in answers:
+        given = dict(zip(new.exam.records.column("id").to_pylist(), new.exam.answers, strict=True))
+        pairs = zip(rows.column("id").to_pylist(), answers["label"], strict=True)
+        yield judging.as_served(sum(given[row] != answer for row, answer in pairs), rows.num_rows)
     mine, theirs = (float(np.median(spent[1:])) for spent in seconds)  # the first lap warms up
-    return mine / theirs
+    yield judging.fast_enough(mine / theirs, new.recipe.promote.max_slowdown)
 
 
 def _filter(values: dict[str, Any]) -> Any:
@@ -216,34 +238,45 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("name", help="registered model; the recipe's name, unless it says otherwise")
         command.add_argument("--version", help="of the model; the challenger where none is given")
         command.add_argument("--reason", default="", help="is kept with the model")
+        command.add_argument(
+            "--against", help="number of the champion it was judged against, who must still be it"
+        )
     commands.add_parser("rollback", help="make the champion before champion again").add_argument("name")
     options = parser.parse_args(argv)
     try:
-        if left := tracking.send():
-            raise InputError(f"{left} tracked runs wait for MLflow; is it at {tracking.tracking_uri()}?")
         return _do(options)
     except InputError as error:
         sys.exit(f"promote: {error}")
 
 
 def _do(options: argparse.Namespace) -> int:
-    from tasks.registry import Registry
+    from tasks.registry import Registry, reachable
 
-    registry = Registry(tracking.tracking_uri())
+    uri = tracking.tracking_uri()
+    with reachable(uri):
+        return _done(options, Registry(uri))
+
+
+def _done(options: argparse.Namespace, registry: Registry) -> int:
     name = options.name
     if options.what == "judge":
-        decision, version = judge(name, registry)
-        said = {"version": version.number, "name": version.name, "markdown": decision.markdown()}
-        print(json.dumps({**decision.plain(), **said}) if options.json else decision.markdown())
+        decision, version, against = judge(name, registry)
+        said = {
+            "version": version.number,
+            "name": version.name,
+            "against": against,
+            "markdown": decision.markdown(),
+        }
+        print(DECISION + json.dumps({**decision.plain(), **said}) if options.json else decision.markdown())
         return EXITS[decision.result]
     if options.what == "rollback":
         before, after = registry.roll_back(name)
         print(f"{name}: version {after} is champion again, {before} is not")
         return 0
     version = registry.version(name, options.version)
-    registry.write(version, {"word": options.what, "reason": options.reason})
     if options.what == "accept":
-        registry.crown(version)
+        registry.crown(version, options.against)
+    registry.write(version, {"word": options.what, "reason": options.reason})
     print(f"{name}: version {version.number} is {'champion' if options.what == 'accept' else 'refused'}")
     return 0
 

@@ -6,9 +6,11 @@ its answers on the test set (`exam.parquet`), so that a later one can be judged 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from mlflow.exceptions import MlflowException
 
+from tasks import layout
 from tasks.errors import InputError, unknown
+from tasks.journal import masked
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 EXAM = "exam"  # folder of a version's answers among its run's artifacts
@@ -108,6 +112,13 @@ class Registry:
             raise InputError(f"{name}: {unknown('version', number, versions)}")
         return _version(versions[number])
 
+    def known(self, name: str, run_id: str, digest: str) -> Version | None:
+        """The version that was made of a run and answered that test set."""
+        for one in self._client.search_model_versions(f"name = '{name}'"):
+            if one.run_id == run_id and one.tags.get("exam") == digest[:12]:
+                return _version(one)
+        return None
+
     def enter(self, name: str, run_id: str, task: str, answers: pa.Table, digest: str) -> Version:
         """Register what a run has kept for a task, as the challenger; the same version where it is there.
 
@@ -126,22 +137,16 @@ class Registry:
         kept = self._client.search_logged_models([run.info.experiment_id], wanted)
         if not kept:
             raise InputError(
-                f"MLflow's run {run_id} has kept no model of {task!r}; send what is left with "
-                "`python -m tasks.tracking send`, or run finetune again while MLflow is there"
+                f"MLflow's run {run_id} has kept no model of {task!r}: an architecture that opens with our "
+                "package alone is not kept (`resnet` and `vit` are)"
             )
         try:
             self._client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        there = [
-            version
-            for version in self._client.search_model_versions(f"name = '{name}'")
-            if version.run_id == run_id and version.tags.get("exam") == digest[:12]
-        ]
-        if there:
-            found = _version(there[0])
-        else:
+        found = self.known(name, run_id, digest)
+        if found is None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / f"{name}-{digest[:12]}.parquet"
                 pq.write_table(answers, path)
@@ -157,12 +162,32 @@ class Registry:
         self._client.set_registered_model_alias(name, CHALLENGER, found.number)
         return found
 
-    def crown(self, version: Version) -> None:
-        """Make a version the champion, and remember who was before."""
-        history = [*self.champions(version.name), version.number]
-        self._client.set_registered_model_alias(version.name, CHAMPION, version.number)
-        self._client.set_registered_model_tag(version.name, HISTORY, json.dumps(history))
-        self._client.delete_registered_model_alias(version.name, CHALLENGER)
+    def crown(self, version: Version, against: str | None = None) -> None:
+        """Make a version the champion, and remember who was before.
+
+        Args:
+            version: the new champion.
+            against: number of the champion that it was judged against; empty where there was none. None
+                says that no comparison is meant.
+
+        Raises:
+            InputError: another one has become champion since.
+        """
+        with self._alone():
+            now = self.aliased(version.name, CHAMPION)
+            number = now.number if now else ""
+            if against is not None and number not in (against, version.number):
+                raise InputError(
+                    f"version {number} has become champion of {version.name} since this one was judged "
+                    f"against {against or 'none'}; judge it again"
+                )
+            before = [one for one in self.champions(version.name) if one not in (number, version.number)]
+            history = [*before, *([number] if number and number != version.number else []), version.number]
+            self._client.set_registered_model_tag(version.name, HISTORY, json.dumps(history))
+            self._client.set_registered_model_alias(version.name, CHAMPION, version.number)
+            waiting = self.aliased(version.name, CHALLENGER)
+            if waiting and waiting.number == version.number:
+                self._client.delete_registered_model_alias(version.name, CHALLENGER)
 
     def roll_back(self, name: str) -> tuple[str, str]:
         """Make the champion before the present one champion again; the numbers of both.
@@ -170,12 +195,31 @@ class Registry:
         Raises:
             InputError: there is none.
         """
-        history = self.champions(name)
-        if len(history) < 2:
-            raise InputError(f"{name} has no champion before the present one; nothing is changed")
-        self._client.set_registered_model_alias(name, CHAMPION, history[-2])
-        self._client.set_registered_model_tag(name, HISTORY, json.dumps(history[:-1]))
-        return history[-1], history[-2]
+        with self._alone():
+            there = {str(one.version) for one in self._client.search_model_versions(f"name = '{name}'")}
+            now = self.aliased(name, CHAMPION)
+            number = now.number if now else ""
+            before = [one for one in self.champions(name) if one in there and one != number]
+            if now is None or not before:
+                raise InputError(f"{name} has no champion before the present one; nothing is changed")
+            self.write(now, {"word": "rolled back", "reason": f"version {before[-1]} is champion again"})
+            self._client.set_registered_model_alias(name, CHAMPION, before[-1])
+            self._client.set_registered_model_tag(name, HISTORY, json.dumps(before))
+        return number, before[-1]
+
+    def looks(self, name: str, exam: str, against: str) -> int:
+        """How many versions were judged on this exam against this champion."""
+        versions = self._client.search_model_versions(f"name = '{name}'")
+        return sum(one.tags.get("exam") == exam and one.tags.get("against") == against for one in versions)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One change of aliases at a time on this machine."""
+        path = layout.scratch() / "locks" / "registry"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def champions(self, name: str) -> list[str]:
         """Numbers of the versions that were champion, oldest first; the last one is.
@@ -206,13 +250,31 @@ class Registry:
         try:
             run = self._client.get_run(run_id)
         except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
             raise InputError(f"MLflow knows no run {run_id}: {error.message}") from None
         above = run.data.tags.get("mlflow.parentRunId")
         return run, self._client.get_run(above) if above else None
 
+    def branches(self) -> set[str]:
+        """Git branches that hold what registered versions were made of."""
+        runs = {version.run_id for version in self._client.search_model_versions()}
+        above = [self.run(run_id)[1] for run_id in filter(None, runs)]
+        return {run.data.tags["branch"] for run in above if run is not None and "branch" in run.data.tags}
+
     def note(self, run_id: str, name: str, document: Mapping[str, Any]) -> None:
         """Keep a JSON document with a run."""
         self._client.log_dict(run_id, dict(document), name)
+
+
+@contextlib.contextmanager
+def reachable(uri: str) -> Iterator[None]:
+    """Say in a sentence that MLflow does not answer, or what it refuses."""
+    try:
+        yield
+    except MlflowException as error:
+        said = str(error.message).splitlines()[0]
+        raise InputError(f"MLflow at {masked(uri)}: {said}; is it there? `make ui` starts it") from error
 
 
 def _version(found: Any) -> Version:

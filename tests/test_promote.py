@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -36,39 +34,34 @@ recipes:
     adapt: {steps: 0}
     finetune: {}
     report: {}
-    promote: {mode: auto, slices: [group], max_slowdown: 50}
+    promote: {mode: auto, slices: [label], max_slowdown: 50}
 """
 
 
 class Project:
-    """A project whose recipe has run, with a model as good or as bad as is asked for."""
+    """A project whose recipe has run: "yes" is right in 140 of 200 rows, and the model says always the same."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "params.yaml").write_text(PARAMS)
-        self.labels = ["yes" if row % 2 else "no" for row in range(NUM_ROWS)]
-        groups = [None] * NUM_ROWS
-        columns = {"id": [f"r{row}" for row in range(NUM_ROWS)], "label": self.labels, "group": groups}
-        self.test = pa.table(
-            {**columns, "text": ["good" if label == "yes" else "bad" for label in self.labels]}
-        )
+        self.labels = ["yes" if row < 0.7 * NUM_ROWS else "no" for row in range(NUM_ROWS)]
+        columns = {"id": [f"r{row}" for row in range(NUM_ROWS)], "label": self.labels}
+        self.test = pa.table({**columns, "text": ["good"] * NUM_ROWS})
         self.leakage: list[dict[str, Any]] = []
         self.runs = 0
 
-    def run(self, share_right: float, *, says: str = "yes") -> None:
-        """Leave what finetune leaves; the model itself says always the same."""
+    def run(self, says: str) -> None:
+        """Leave what finetune leaves."""
         self.runs += 1
         table = layout.corpus("sets") / "tasks" / "urgency" / "test.parquet"
         table.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(self.test, table)
-        is_right = np.arange(NUM_ROWS) < share_right * NUM_ROWS
-        answers = [label if right else "other" for label, right in zip(self.labels, is_right, strict=True)]
         out = layout.run("notes", "finetune")
         (out / "models").mkdir(parents=True, exist_ok=True)
         which = {"task": "urgency", "arm": "scratch", "method": "finetune", "budget": "50", "seed": 1}
         ids = self.test.column("id").to_pylist()
         rows = [
-            {**which, "id": ids[row], "label": self.labels[row], "prediction": answers[row]}
+            {**which, "id": ids[row], "label": self.labels[row], "prediction": says}
             for row in range(NUM_ROWS)
         ]
         rows += [{**row, "seed": 0, "prediction": "of another run"} for row in rows]
@@ -116,62 +109,91 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(tmp_path)
 
 
+def registry() -> Any:
+    from tasks.registry import Registry
+
+    return Registry(tracking.tracking_uri())
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_life_of_a_champion(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    project.run(0.5, says="yes")
+    project.run("no")
     code, said = project.judged(capsys)
-    assert code == 0
+    assert code == 0, said
     assert "has no champion yet" in said
     assert project.champion() is None, "judging alone promotes nothing"
-    assert promote.main(["accept", "notes"]) == 0
-    assert (project.champion(), project.answer()) == ("1", "yes")
+    assert promote.main(["accept", "notes", "--against", ""]) == 0
+    assert (project.champion(), project.answer()) == ("1", "no")
 
-    project.run(0.9, says="no")
+    project.run("yes")
+    with tracking.flow_run("a flow", {}, "flow", tags={}):  # as where a flow judges
+        code, said = project.judged(capsys)
+    assert code == 4, "the slice of those who are right with no loses"
+    assert "+40.0 [" in said
+    assert "| slice label=no | failed |" in said
+    (project.folder / "params.yaml").write_text(PARAMS.replace("slices: [label]", "slices: []"))
     code, said = project.judged(capsys)
-    assert (code, "+40.0 [" in said) == (0, True), said
-    assert promote.main(["accept", "notes", "--version", "2", "--reason", "better"]) == 0
-    assert (project.champion(), project.answer()) == ("2", "no")
+    assert code == 0, said
+    assert "answers 0 of 32 test rows otherwise" in said
+    assert promote.main(["accept", "notes", "--version", "2", "--against", "1", "--reason", "better"]) == 0
+    assert (project.champion(), project.answer()) == ("2", "yes")
+    code, said = project.judged(capsys)
+    assert (code, "judged before: it is the champion" in said) == (4, True)
 
-    for share, seen in ((0.6, "-30.0 ["), (0.9, "+0.0 [+0.0 to +0.0]")):
-        project.run(share)
+    for says, seen in (("no", "-40.0 ["), ("yes", "+0.0 [+0.0 to +0.0]")):
+        project.run(says)
         code, said = project.judged(capsys)
         assert (code, seen in said) == (4, True), said
+    assert "It is look number 2 at these rows" in said
     assert project.champion() == "2"
 
     assert promote.main(["refuse", "notes", "--version", "4", "--reason", "not on a Friday"]) == 0
+    code, said = project.judged(capsys)
+    assert (code, "judged before: refuse: not on a Friday" in said) == (4, True)
     assert project.champion() == "2"
-    from tasks.registry import Registry
 
-    tags = Registry(tracking.tracking_uri()).version("notes", "4").tags
-    assert (tags["word"], tags["reason"], tags["decision"]) == ("refuse", "not on a Friday", "refuse")
+    with pytest.raises(SystemExit, match="version 2 has become champion of notes since"):
+        promote.main(["accept", "notes", "--version", "3", "--against", "1"])
+    assert promote.main(["accept", "notes", "--version", "2"]) == 0, "again, as after a kill"
+    assert registry().champions("notes") == ["1", "2"]
 
     assert promote.main(["rollback", "notes"]) == 0
-    assert (project.champion(), project.answer()) == ("1", "yes")
+    assert (project.champion(), project.answer()) == ("1", "no")
+    assert registry().version("notes", "2").tags["word"] == "rolled back"
     with pytest.raises(SystemExit, match="no champion before the present one"):
         promote.main(["rollback", "notes"])
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_changed_or_leaked_test_set_blocks(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
-    project.run(0.5)
+    project.run("no")
     project.judged(capsys)
     promote.main(["accept", "notes"])
     values = project.test.column("text").to_pylist()
     values[3] = "changed"
     same = project.test
     project.test = same.set_column(same.column_names.index("text"), "text", pa.array(values))
-    project.run(0.9)
+    project.run("yes")
     code, said = project.judged(capsys)
     assert code == 5
     assert "1 changed (such as r3)" in said
 
     project.test = same
-    project.leakage = [{"task": "urgency", "split": "test", "found_in": "general", "rows": 2, "removed": 0}]
-    project.run(0.9)
+    entry = {"task": "urgency", "split": "test", "found_in": "general", "rows": 20, "of": 200, "removed": 20}
+    project.leakage = [entry]
+    project.run("yes")
     code, said = project.judged(capsys)
     assert code == 5
-    assert "2 in general" in said
+    assert "20 of 200 test rows of urgency stood in general" in said
     assert project.champion() == "1"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_answers_of_other_rows_are_not_judged(project: Project) -> None:
+    project.run("yes")
+    pq.write_table(project.test.slice(1), layout.corpus("sets") / "tasks" / "urgency" / "test.parquet")
+    with pytest.raises(SystemExit, match="answered other test rows than lie here now"):
+        promote.main(["judge", "notes"])
 
 
 def test_run_that_left_nothing_is_explained(project: Project) -> None:
@@ -182,13 +204,14 @@ def test_run_that_left_nothing_is_explained(project: Project) -> None:
 
 
 def test_model_that_nobody_tracked_is_explained(project: Project) -> None:
-    project.run(0.5)
+    project.run("yes")
     layout.record("notes", "finetune").write_text("{}")
-    with pytest.raises(SystemExit, match="ran without tracking"):
+    with pytest.raises(SystemExit, match="dvc repro -f -s finetune@notes"):
         promote.main(["judge", "notes"])
 
 
-def test_command_is_there() -> None:
-    done = subprocess.run([sys.executable, "-m", "tasks.promote", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "rollback" in done.stdout
+def test_server_that_is_away_is_a_sentence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(SystemExit, match="promote: MLflow at http://127.0.0.1:9: .*is it there?"):
+        promote.main(["rollback", "notes"])

@@ -104,7 +104,7 @@ def test_branch_of_a_run_is_traced_though_the_folder_went_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNMASK_SCRATCH", str(folder / "scratch"))
-    place = workspaces.opened(folder, "id", "toy", {})
+    place = workspaces.opened(folder, "id", "toy", {"seed": 1})
     branch = workspaces.kept(folder, place, "toy run", "toy run: report@toy")
     workspaces.closed(folder, place)
     (folder / "dvc.lock").unlink()

@@ -120,17 +120,21 @@ def test_the_dead_keep_neither_a_place_nor_a_turn(ask: Ask, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("named", "seen", "expected"),
     [
-        ("2,3", "", ("2", "3")),
-        ("", "1", ("1",)),
-        ("", "", ("processor",)),
+        ("2,3", None, ("2", "3")),
+        (None, "1", ("1",)),
+        (None, "GPU-ab,GPU-cd", ("GPU-ab", "GPU-cd")),
+        (None, "", ("processor",)),
         ("left,right", "0", ("left", "right")),
+        (None, None, ("processor",)),
     ],
 )
 def test_places_of_the_machine(
-    named: str, seen: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    named: str | None, seen: str | None, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("UNMASK_PLACES", named)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    if expected == ("processor",) and Path("/proc/driver/nvidia/gpus").exists():
+    for variable, value in (("UNMASK_PLACES", named), ("CUDA_VISIBLE_DEVICES", seen)):
+        monkeypatch.delenv(variable, raising=False)
+        if value is not None:
+            monkeypatch.setenv(variable, value)
+    if seen is None and expected == ("processor",) and Path("/proc/driver/nvidia/gpus").exists():
         pytest.skip("this machine has GPUs")
     assert turns.machine_places() == expected

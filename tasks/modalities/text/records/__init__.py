@@ -83,6 +83,7 @@ def schema(kind: str | None) -> pa.Schema:
     match kind:
         case None:
             columns["split"] = pa.string()
+            return pa.schema(list(columns.items()))
         case "segmentation":
             raise InputError("kind: segmentation is a task for pictures, not for text.")
         case "classification":
@@ -95,7 +96,7 @@ def schema(kind: str | None) -> pa.Schema:
                 "answer_texts": pa.list_(pa.string()),
                 "answer_starts": pa.list_(pa.int32()),
             }
-    return pa.schema(list(columns.items()))
+    return pa.schema([*columns.items(), ("group", pa.string())])
 
 
 def gathered(files: Iterator[File]) -> Iterator[File]:
