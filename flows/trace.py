@@ -27,9 +27,13 @@ from tqdm import tqdm
 
 from tasks import layout, listing, params, tracking
 from tasks.errors import InputError, unknown
+from tasks.journal import masked
+from tasks.sources.folders import sha256
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 LAST_STAGE = "report"
+MOST_FILES = 20  # raw files of a corpus that are told one by one
+NO_LICENCE = "no licence given"
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,14 @@ class Subject:
         revision: git's commit with its dvc.lock; empty for what lies in the folder.
         last: the stage that made it.
         facts: what is known of it beside, as label and value.
+        run_id: of the last stage in MLflow, where that is what was asked for.
     """
 
     recipe: str
     revision: str = ""
     last: str = LAST_STAGE
     facts: tuple[tuple[str, str], ...] = ()
+    run_id: str = ""
 
 
 @dataclass
@@ -116,12 +122,24 @@ class Project:
         visit(address)
         return list(dict.fromkeys(found))
 
+    def stale(self, address: str) -> Iterator[str]:
+        """Inputs of a stage that were made anew since it ran."""
+        outs = [out for stage in self.stages.values() for out in stage.get("outs", ()) if "md5" in out]
+        files = {out["path"]: out["md5"] for out in outs}
+        for dep in self.stages[address].get("deps", ()):
+            path = dep["path"]
+            for out in outs:
+                if path.startswith(f"{out['path']}/"):
+                    files |= self.objects(out)
+            if path in files and files[path] != dep.get("md5"):
+                yield f"{path}: was made anew since {address} ran, and is not what it read"
+
     def objects(self, out: Mapping[str, Any]) -> dict[str, str]:
         """Path and md5 of every file of an output; of a folder that the cache has lost, nothing."""
         if not out["md5"].endswith(".dir"):
             return {out["path"]: out["md5"]}
         listed = self.cached(out["md5"])
-        if not listed.exists():
+        if not listed.exists() or md5(listed) + ".dir" != out["md5"]:
             return {}
         return {f"{out['path']}/{entry['relpath']}": entry["md5"] for entry in json.loads(listed.read_text())}
 
@@ -159,17 +177,17 @@ def subject(name: str, folder: Path) -> Subject:
 
 
 def _registered(name: str, folder: Path) -> Subject:
-    from tasks.registry import Registry
+    from tasks.registry import Registry, reachable
 
-    registry = Registry(tracking.tracking_uri())
     model, _, alias = name.removeprefix("models:/").partition("@")
-    if alias:
-        version = registry.aliased(model, alias)
+    model, _, number = model.partition("/")
+    if not alias and not number:
+        raise InputError(f"{name}: which one? {name}@champion, or {name}/1")
+    with reachable(tracking.tracking_uri()):
+        registry = Registry(tracking.tracking_uri())
+        version = registry.aliased(model, alias) if alias else registry.version(model, number)
         if version is None:
             raise InputError(f"{name}: {model} has no {alias}; champions so far: {registry.champions(model)}")
-    else:
-        model, _, number = model.partition("/")
-        version = registry.version(model, number or None)
     facts = [("registered model", f"{version.name}, version {version.number}")]
     facts += [(label, version.tags[tag]) for label, tag in WRITTEN if version.tags.get(tag)]
     return _tracked(version.run_id, folder, tuple(facts))
@@ -180,21 +198,24 @@ WRITTEN = (("decision", "decision"), ("because", "why"), ("word", "word"), ("rea
 
 def _tracked(run_id: str, folder: Path, facts: tuple[tuple[str, str], ...]) -> Subject:
     """What MLflow knows of a run, and of the flow run above it."""
-    from tasks.registry import Registry
+    from tasks.registry import Registry, reachable
 
-    run, parent = Registry(tracking.tracking_uri()).run(run_id)
+    with reachable(tracking.tracking_uri()):
+        run, parent = Registry(tracking.tracking_uri()).run(run_id)
     facts += (("MLflow run", f"{run.info.run_name}, {run_id}"),)
-    stage, recipe = run.data.tags.get("stage", LAST_STAGE), run.data.tags.get("name", "")
-    revision = ""
     if parent is not None:
         facts += (("MLflow parent", f"{parent.info.run_name}, {parent.info.run_id}"),)
-        recipe = recipe or parent.data.tags.get("recipe", "")
-        branch = parent.data.tags.get("branch", "")
-        facts += tuple((label, parent.data.tags[tag]) for label, tag in LINKS if tag in parent.data.tags)
-        revision = _commit(branch, folder) if branch else ""
-        if branch and not revision:
-            raise InputError(f"branch {branch} is not here; git fetch origin {branch}:{branch}")
-    return Subject(recipe, revision, stage, facts)
+    above = (parent or run).data.tags
+    facts += tuple((label, above[tag]) for label, tag in LINKS if tag in above)
+    is_stage = "stage" in run.data.tags
+    recipe = run.data.tags["name"] if is_stage else above.get("recipe", "")
+    branch = above.get("branch", "")
+    revision = _commit(branch, folder) if branch else ""
+    if branch and not revision:
+        raise InputError(f"branch {branch} is not here; git fetch origin {branch}:{branch}")
+    return Subject(
+        recipe, revision, run.data.tags.get("stage", LAST_STAGE), facts, run_id if is_stage else ""
+    )
 
 
 LINKS = (("branch", "branch"), ("Prefect", "prefect.url"))
@@ -206,6 +227,7 @@ def tell(project: Project, what: Subject) -> Iterator[str]:
         yield f"{label:18}{value}"
     commit = what.revision or _git(project.folder, "rev-parse", "HEAD")
     yield f"{'git commit':18}{commit}{'' if what.revision else ', and what lies in the folder'}"
+    _refuse_another(project, what)
     for address in reversed(project.chain(f"{what.last}@{what.recipe}")):
         stage, _, name = address.partition("@")
         yield ""
@@ -217,7 +239,8 @@ def tell(project: Project, what: Subject) -> Iterator[str]:
             yield f"  MLflow run        {record['mlflow_run_id'] or 'none: tracking was off'}"
         for section in project.stages[address].get("params", {}).values():
             for key, value in section.items():
-                yield f"  {key}: {json.dumps(value, ensure_ascii=False)}"
+                yield f"  {key}: {masked(json.dumps(value, ensure_ascii=False))}"
+        yield from (f"  BUT {line}" for line in project.stale(address))
         for out in project.stages[address].get("outs", ()):
             yield f"  made              {out['path']}, {out.get('size', 0):,} bytes, md5 {out.get('md5', '')}"
         yield from _of_corpus(project, address) if stage == "ingest" else ()
@@ -226,15 +249,30 @@ def tell(project: Project, what: Subject) -> Iterator[str]:
     yield f"again             {again(what)}"
 
 
+def _refuse_another(project: Project, what: Subject) -> None:
+    """Where a run of MLflow is asked for, what lies here must be of that run."""
+    address = f"{what.last}@{what.recipe}"
+    record = project.made(address, str(layout.record(what.recipe, what.last))) if what.run_id else None
+    if record and record.get("mlflow_run_id") != what.run_id:
+        where = f"commit {what.revision[:12]}" if what.revision else "the folder"
+        raise InputError(
+            f"{address} in {where} is of another run of MLflow, {record.get('mlflow_run_id')}; look for "
+            "the commit of dvc.lock that was made then (git log dvc.lock)"
+        )
+
+
 def _of_corpus(project: Project, address: str) -> Iterator[str]:
     name = address.partition("@")[2]
-    manifest = project.made(address, str(layout.corpus(name) / "manifest.json"))
-    sources = [*manifest["sources"]] if manifest else []
-    for entry in (manifest or {}).get("tasks", {}).values():
-        sources += entry.get("sources", [])
-    for source in sources:
-        terms = source.get("license") or "no licence given"
-        yield f"  read              {source['location']}, {terms}, sha256 {source.get('sha256', '')}"
+    manifest = project.made(address, str(layout.corpus(name) / "manifest.json")) or {}
+    for source in manifest.get("sources", ()):
+        yield f"  read              {source['location']}, {source.get('license') or NO_LICENCE}"
+    for task, entry in manifest.get("tasks", {}).items():
+        yield f"  labels            {task}, {entry.get('license') or NO_LICENCE}"
+    files = (project.made(address, str(layout.listed(name))) or {}).get("files", [])
+    for entry in files[:MOST_FILES]:
+        yield f"  raw file          {entry['location']}, sha256 {entry.get('sha256', 'not known')}"
+    if len(files) > MOST_FILES:
+        yield f"  raw files         {len(files) - MOST_FILES} more, in {layout.listed(name)}"
 
 
 def _of_validation(project: Project, address: str) -> Iterator[str]:
@@ -261,17 +299,22 @@ def faults(project: Project, what: Subject) -> Iterator[str]:
         stage = project.stages[address]
         for out in stage.get("outs", ()):
             yield from _output(project, address, out) if "md5" in out and address != "list" else ()
+        yield from project.stale(address)
         yield from _sources(project, address.partition("@")[2]) if address.startswith("ingest@") else ()
         if not project.revision:
             yield from _code(project, address)
 
 
 def _output(project: Project, address: str, out: Mapping[str, Any]) -> Iterator[str]:
-    files = project.objects(out)
-    if not files:
+    files, listed = project.objects(out), project.cached(out["md5"])
+    if out["md5"].endswith(".dir") and not listed.exists():
         yield f"{out['path']}: not in the cache here; dvc pull {address}, or make it again"
-    elif out["md5"].endswith(".dir") and md5(project.cached(out["md5"])) + ".dir" != out["md5"]:
-        yield f"{out['path']}: the cache's list of its files was changed ({project.cached(out['md5'])})"
+    elif out["md5"].endswith(".dir") and md5(listed) + ".dir" != out["md5"]:
+        yield f"{out['path']}: the cache's list of its files was changed ({listed})"
+    if not project.revision:
+        for path in sorted((project.folder / out["path"]).rglob("*")):
+            if path.is_file() and files and str(path.relative_to(project.folder)) not in files:
+                yield f"{path.relative_to(project.folder)}: {address} has not made it"
     for path, expected in files.items():
         kept, here = project.cached(expected), project.folder / path
         if not kept.exists():
@@ -298,11 +341,20 @@ def _sources(project: Project, corpus: str) -> Iterator[str]:
     yield from complaints
     before, after = ({entry["location"]: entry for entry in found.get("files", [])} for found in (known, now))
     for location in sorted(before.keys() | after.keys()):
-        if before.get(location) != after.get(location):
-            was = "gone" if location not in after else "new" if location not in before else "changed"
-            yield f"{location}: {was} since {corpus} was read"
+        if location not in before or location not in after:
+            yield f"{location}: {'new' if location in after else 'gone'} since {corpus} was read"
+        elif _differs(before[location], after[location], project.folder):
+            yield f"{location}: changed since {corpus} was read"
     for package in sorted(known.get("packages", {}).items() ^ now.get("packages", {}).items()):
         yield f"{package[0]} {package[1]}: another version since {corpus} was read"
+
+
+def _differs(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a raw file is another: by its bytes where these are here, else by what its listing says."""
+    path = folder / Path(before["location"]).expanduser()
+    if "sha256" in before and path.is_file():
+        return sha256(path) != before["sha256"]
+    return {**before, "sha256": None} != {**now, "sha256": None}
 
 
 def _code(project: Project, address: str) -> Iterator[str]:
@@ -310,10 +362,31 @@ def _code(project: Project, address: str) -> Iterator[str]:
     made = {out["path"] for stage in project.stages.values() for out in stage.get("outs", ())}
     for dep in project.stages[address].get("deps", ()):
         path = project.folder / dep["path"]
-        if {dep["path"], *map(str, Path(dep["path"]).parents)} & made or not path.is_file():
-            continue  # folders of code are git's to compare
-        if md5(path) != dep["md5"]:
+        if {dep["path"], *map(str, Path(dep["path"]).parents)} & made:
+            continue
+        if not path.exists():
+            yield f"{dep['path']}: gone since {address} ran"
+        elif (md5_of_folder(path) if path.is_dir() else md5(path)) != dep["md5"]:
             yield f"{dep['path']}: changed since {address} ran"
+    for file, section in project.stages[address].get("params", {}).items():
+        now = params.read_yaml(project.folder / file)
+        for key, value in section.items():
+            if _at(now, key) != value:
+                yield f"{file}, {key}: changed since {address} ran"
+
+
+def _at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def md5_of_folder(folder: Path) -> str:
+    """Of a folder of code, as DVC counts it: of the list of its files and their hashes."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    entries = [{"md5": md5(path), "relpath": path.relative_to(folder).as_posix()} for path in files]
+    entries.sort(key=lambda entry: entry["relpath"])
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def md5(path: Path) -> str:
@@ -323,11 +396,11 @@ def md5(path: Path) -> str:
 
 
 def _commit(name: str, folder: Path) -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--verify", "--quiet", f"refs/heads/{name}"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return done.stdout.strip()
+    """The commit of a branch, here or at a remote; empty where there is none."""
+    listed = _git(
+        folder, "for-each-ref", "--format=%(objectname)", f"refs/heads/{name}", f"refs/remotes/*/{name}"
+    )
+    return (listed.splitlines() or [""])[0]
 
 
 def _git(folder: Path, *words: str) -> str:

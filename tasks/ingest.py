@@ -28,6 +28,8 @@ from tasks.corpora.reading import Tally, batches, records, share
 from tasks.corpora.shards import Shards
 from tasks.errors import InputError
 from tasks.modalities import Records
+from tasks.sources.folders import sha256
+from tasks.spool import replacing
 
 if TYPE_CHECKING:
     from tasks.config import Config
@@ -39,12 +41,23 @@ log = logging.getLogger(__name__)
 def run(context: stage.Context) -> stage.Outcome:
     """Read a corpus's sources into normalised, deduplicated records."""
     name = context.name
-    listed = layout.listing(name).read_bytes()
+    listed = json.loads(layout.listing(name).read_text(encoding="utf-8"))
     counts = ingest(name, context.config.corpus(name), layout.corpus(name))
-    layout.listed(name).unlink(missing_ok=True)  # it may be a link into DVC's cache
-    layout.listed(name).write_bytes(listed)
+    with replacing(layout.listed(name)) as aside:
+        aside.write_text(
+            json.dumps(_with_hashes(listed), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     rows = counts["read"] + sum(count for key, count in counts.items() if key.startswith("tasks."))
     return stage.Outcome(counts, samples=rows, units=rows, unit="records")
+
+
+def _with_hashes(listed: dict[str, Any]) -> dict[str, Any]:
+    """The listing with a hash of each file on this machine, by which it can be verified later."""
+    for entry in tqdm(listed["files"], desc="hash sources", unit=" files", disable=None):
+        path = Path(entry["location"]).expanduser()
+        if "sha256" not in entry and path.is_file():
+            entry["sha256"] = sha256(path)
+    return listed
 
 
 def inputs(name: str, config: Config) -> tuple[list[Settings], list[Path]]:

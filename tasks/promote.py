@@ -78,8 +78,8 @@ def candidate(name: str, config: Config) -> Candidate:
     record = _json(layout.record(name, "finetune"), name)
     if not record.get("mlflow_run_id"):
         raise InputError(
-            f"finetune@{name} ran without tracking or while MLflow was away, and its model is not there; with "
-            f"MLflow there: dvc repro -f -s finetune@{name}"
+            f"finetune@{name} ran without tracking or while MLflow was away, which has no model of it; "
+            f"where it is there: dvc repro -f -s finetune@{name}"
         )
     rows = pq.read_table(out / "predictions.parquet", filters=_filter({"task": task, **kept[task]}))
     bulky = modalities.tensors(recipe.modality).BULKY

@@ -46,6 +46,7 @@ def labelled(
     tally, ids = Tally(), _Ids(module)
     agreement = _Agreement(module, tally)
     labels: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
+    licenses: set[str] = set()
     with contextlib.ExitStack() as stack, tqdm(desc=f"ingest {name}", unit=" records", disable=None) as bar:
         schema = module.schema(task.kind)
         shards = {
@@ -56,6 +57,7 @@ def labelled(
                 by_split: dict[str, list[Record]] = {split: [] for split in SPLITS}
                 for record in batch:
                     ids.give(record)
+                    licenses.update(filter(None, [record["license"]]))
                     split = _split(place, record, task, module, is_cut="validation" not in places)
                     by_split[split].append(record)
                     labels[split].update(_labels(record, task.kind))
@@ -70,6 +72,7 @@ def labelled(
         log.info("ingest %s: left out of %d rows: %s", name, tally.read, tally.left_out())
     entry = {
         "kind": task.kind,
+        "license": ", ".join(sorted(licenses)) or None,
         "labels": sorted(set().union(*labels.values())),
         "splits": sizes,
         "rejected": dict(sorted(tally.rejected.items())),

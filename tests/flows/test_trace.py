@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -65,9 +66,54 @@ def spoil(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_changed_raw_file_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_raw_file_is_named_though_its_size_and_time_are_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (folder / "raw.txt").stat()
     spoil(folder / "raw.txt")
+    os.utime(folder / "raw.txt", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert faults(folder, monkeypatch) == ["raw.txt: changed since a was read"]
+
+
+def test_touched_raw_file_is_no_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "raw.txt").touch()
+    assert faults(folder, monkeypatch) == []
+
+
+def test_changed_setting_and_a_file_too_many_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("steps: 3}", "steps: 4}"))
+    (folder / "runs" / "toy" / "pretrain" / "more").write_text("")
+    assert faults(folder, monkeypatch) == [
+        "runs/toy/pretrain/more: pretrain@toy has not made it",
+        "params.yaml, recipes.toy.pretrain: changed since pretrain@toy ran",
+    ]
+
+
+def test_chain_that_was_made_anew_in_the_middle_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "raw.txt").write_text("two")
+    command = [sys.executable, "-m", "dvc", "repro", "-q", "ingest@a"]
+    subprocess.run(command, cwd=folder, env=toy.environment(folder, UNMASK_TRACKING="off"), check=True)
+    said = "data/corpora/a: was made anew since pretrain@toy ran, and is not what it read"
+    assert said in faults(folder, monkeypatch)
+    assert f"  BUT {said}" in [*trace.tell(Project(folder), Subject("toy"))]
+
+
+def test_broken_list_of_files_in_the_cache_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Project(folder)
+    (out,) = (out for out in project.stages["pretrain@toy"]["outs"] if out["path"] == "runs/toy/pretrain")
+    spoil(project.cached(out["md5"]))
+    assert (
+        f"runs/toy/pretrain: the cache's list of its files was changed ({project.cached(out['md5'])})"
+        in faults(folder, monkeypatch)
+    )
+
+
+def test_run_of_mlflow_that_does_not_lie_here_is_not_passed_off(folder: Path) -> None:
+    with pytest.raises(InputError, match="is of another run of MLflow"):
+        [*trace.tell(Project(folder), Subject("toy", last="pretrain", run_id="0" * 32))]
 
 
 @pytest.mark.parametrize(

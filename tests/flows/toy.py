@@ -61,7 +61,7 @@ IGNORED = "data\nruns\nscratch\nprefect\nmlflow*\n*.txt\n!raw.txt\n"
 WHO = ("-c", "user.name=toy", "-c", "user.email=toy@localhost")
 
 STAGE = """
-import json, os, pathlib, signal, sys, time
+import hashlib, json, os, pathlib, signal, sys, time
 import yaml
 from tasks import tracking
 
@@ -73,7 +73,10 @@ if stage == "ingest":
     out = pathlib.Path("data/corpora/a")
     out.mkdir(parents=True)
     (out / "rows").write_text(pathlib.Path("raw.txt").read_text())
-    pathlib.Path("data/corpora/a.listing.json").write_text(pathlib.Path("data/listings/a.json").read_text())
+    listed = json.loads(pathlib.Path("data/listings/a.json").read_text())
+    for entry in listed["files"]:
+        entry["sha256"] = hashlib.sha256(pathlib.Path(entry["location"]).read_bytes()).hexdigest()
+    pathlib.Path("data/corpora/a.listing.json").write_text(json.dumps(listed))
     (out / "manifest.json").write_text(json.dumps({"sources": [{"location": "raw.txt", "license": "MIT"}]}))
 elif stage == "pretrain":
     settings = yaml.safe_load(open("params.yaml"))["recipes"][name]["pretrain"]
