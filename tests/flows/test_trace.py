@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import trace, workspaces
-from flows.trace import Project, Subject
+from flows import trace, verify, workspaces
+from flows.past import Project
+from flows.trace import Subject
 from tasks.errors import InputError
 from tests.flows import toy
 
@@ -33,7 +34,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 def faults(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.chdir(folder)
-    return [*trace.faults(Project(folder), Subject("toy"))]
+    return [*verify.faults(Project(folder), "report@toy")]
 
 
 def test_chain_leads_from_the_report_to_the_raw_file(folder: Path) -> None:
@@ -161,7 +162,7 @@ def test_branch_of_a_run_is_traced_though_the_folder_went_on(
     told = "\n".join(trace.tell(project, what))
     assert "branch            runs/toy-run" in told
     assert f"git worktree add ../toy-again {what.revision[:12]}" in told
-    assert [*trace.faults(project, what)] == []
+    assert [*verify.faults(project, what.address)] == []
 
 
 @pytest.mark.parametrize(("name", "recipe"), [("toy", "toy"), ("runs/toy/report/report.html", "toy")])
