@@ -53,7 +53,7 @@ def run(context: stage.Context) -> stage.Outcome:
 
 def _with_hashes(listed: dict[str, Any]) -> dict[str, Any]:
     """The listing with a hash of each file on this machine, by which it can be verified later."""
-    for entry in tqdm(listed["files"], desc="hash sources", unit=" files", disable=None):
+    for entry in tqdm(listed.get("files", ()), desc="hash sources", unit=" files", disable=None):
         path = Path(entry["location"]).expanduser()
         if "sha256" not in entry and path.is_file():
             entry["sha256"] = sha256(path)
