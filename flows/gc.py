@@ -50,7 +50,7 @@ def items(project: Path, *, keep: int, days: float) -> Iterator[Item]:
         keep: newest branches that stay whatever their age.
         days: age from which on the others go.
     """
-    for folder in sorted((layout.scratch() / "worktrees").glob("*")):
+    for folder in sorted((layout.scratch() / "worktrees").glob("*/")):
         if _age(folder) > days and not _lives(folder.name):
             yield Item("folder", str(folder), _age(folder), _size(folder))
     for folder in sorted((layout.scratch() / "checkpoints").glob("*")):
@@ -59,7 +59,9 @@ def items(project: Path, *, keep: int, days: float) -> Iterator[Item]:
             yield Item("checkpoint", str(folder), newest, _size(folder))
     needed = _needed()
     form = "%(refname:short) %(committerdate:unix)"
-    listed = _git(project, "for-each-ref", "--sort=-committerdate", f"--format={form}", "refs/heads/runs/")
+    listed = workspaces.git(
+        project, "for-each-ref", "--sort=-committerdate", f"--format={form}", "refs/heads/runs/"
+    )
     for place, line in enumerate(listed.splitlines()):
         name, seconds = line.split()
         age = (time.time() - int(seconds)) / 86400
@@ -70,7 +72,7 @@ def items(project: Path, *, keep: int, days: float) -> Iterator[Item]:
 def remove(project: Path, item: Item) -> None:
     """Remove one of them."""
     if item.kind == "branch":
-        _git(project, "branch", "-D", item.name)
+        workspaces.git(project, "branch", "-D", item.name)
     elif item.kind == "folder":
         workspaces.closed(project, Path(item.name))
     else:
@@ -83,7 +85,7 @@ def clean_cache(project: Path, *, is_dry: bool) -> str:
     Raises:
         InputError: a run is under way, whose results no branch names yet.
     """
-    at_work = [folder.name for folder in (layout.scratch() / "worktrees").glob("*") if _lives(folder.name)]
+    at_work = [folder.name for folder in (layout.scratch() / "worktrees").glob("*/") if _lives(folder.name)]
     if at_work:
         raise InputError(
             f"{len(at_work)} runs are under way, and the cache stays; try again when they have ended"
@@ -118,10 +120,6 @@ def _size(folder: Path) -> int:
     """Bytes that no other name keeps; most of a run's folder are links into the cache."""
     stats = [path.lstat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return sum(stat.st_size for stat in stats if stat.st_nlink == 1)
-
-
-def _git(project: Path, *words: str) -> str:
-    return subprocess.check_output(["git", *words], cwd=project, text=True).strip()
 
 
 def main() -> None:

@@ -13,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows import workspaces
 from flows.past import Project
 from flows.verify import faults
 from tasks import layout, params, tracking
@@ -66,7 +66,9 @@ def subject(name: str, folder: Path) -> Subject:
     if RUN_ID.fullmatch(name):
         return _tracked(name, folder, ())
     if name.startswith("runs/") and (found := _commit(name, folder)):
-        last, _, recipe = _git(folder, "log", "-1", "--format=%s", found).rpartition(" ")[2].partition("@")
+        last, _, recipe = (
+            workspaces.git(folder, "log", "-1", "--format=%s", found).rpartition(" ")[2].partition("@")
+        )
         return Subject(recipe, found, last, (("branch", name),))
     recipe = Path(name).parts[1] if name.startswith("runs/") and len(Path(name).parts) > 1 else name
     recipes = params.read_yaml(folder / "params.yaml").get("recipes", {})
@@ -124,7 +126,7 @@ def tell(project: Project, what: Subject) -> Iterator[str]:
     """The chain, a line at a time."""
     for label, value in what.facts:
         yield f"{label:18}{value}"
-    commit = what.revision or _git(project.folder, "rev-parse", "HEAD")
+    commit = what.revision or workspaces.git(project.folder, "rev-parse", "HEAD")
     yield f"{'git commit':18}{commit}{'' if what.revision else ', and what lies in the folder'}"
     _refuse_another(project, what)
     for address in reversed(project.chain(what.address)):
@@ -192,14 +194,10 @@ def again(what: Subject) -> str:
 
 def _commit(name: str, folder: Path) -> str:
     """The commit of a branch, here or at a remote; empty where there is none."""
-    listed = _git(
+    listed = workspaces.git(
         folder, "for-each-ref", "--format=%(objectname)", f"refs/heads/{name}", f"refs/remotes/*/{name}"
     )
     return (listed.splitlines() or [""])[0]
-
-
-def _git(folder: Path, *words: str) -> str:
-    return subprocess.check_output(["git", *words], cwd=folder, text=True).strip()
 
 
 def main() -> int:

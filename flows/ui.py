@@ -189,9 +189,7 @@ def _await(service: Service, process: subprocess.Popen[bytes]) -> float:
 
 
 def _stop(processes: Processes) -> None:
-    for process in reversed(
-        list(processes.values())
-    ):  # the worker before its server, which it tells that it leaves
+    for process in reversed(list(processes.values())):  # the worker tells its server that it leaves
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS + 10)

@@ -65,8 +65,8 @@ def opened(project: Path, run_id: str, recipe: str, changes: Mapping[str, Any]) 
     try:
         base = snapshot(project)
         place.parent.mkdir(parents=True, exist_ok=True)
-        _git(project, "worktree", "prune")
-        _git(project, "worktree", "add", "--quiet", "--detach", "--force", str(place), base)
+        git(project, "worktree", "prune")
+        git(project, "worktree", "add", "--quiet", "--detach", "--force", str(place), base)
         _share_cache(project, place)
         _override(project, place, recipe, changes)
         _bring_sources(project, place)
@@ -83,29 +83,27 @@ def snapshot(project: Path) -> str:
     Raises:
         InputError: git has no commit here, or the folder is not its root; says what to do.
     """
-    if prefix := _git(project, "rev-parse", "--show-prefix"):
+    if prefix := git(project, "rev-parse", "--show-prefix"):
         raise InputError(
             f"{project} is the folder {prefix} of a git repository, and a run in a folder of its own needs "
             "its root; run in the project's folder instead (apart: false)"
         )
     try:
-        head = _git(project, "rev-parse", "--verify", "HEAD")
+        head = git(project, "rev-parse", "--verify", "HEAD")
     except InputError as error:
         raise InputError(f"{error}; if there is no commit yet: git add . && git commit") from None
-    index = Path(_git(project, "rev-parse", "--path-format=absolute", "--git-path", "index"))
+    index = Path(git(project, "rev-parse", "--path-format=absolute", "--git-path", "index"))
     with tempfile.TemporaryDirectory() as elsewhere:
         own = Path(elsewhere) / "index"
         if index.exists():
             shutil.copy2(index, own)  # with its time, by which git tells what may have changed since
         mine = {"GIT_INDEX_FILE": str(own)}
-        _git(project, "add", "--update", ".", env=mine)
-        _git(project, "add", "--", *(name for name in OURS if (project / name).exists()), env=mine)
-        tree = _git(project, "write-tree", env=mine)
-    if tree == _git(project, "rev-parse", "HEAD^{tree}"):
+        git(project, "add", "--update", ".", env=mine)
+        git(project, "add", "--", *(name for name in OURS if (project / name).exists()), env=mine)
+        tree = git(project, "write-tree", env=mine)
+    if tree == git(project, "rev-parse", "HEAD^{tree}"):
         return head
-    return _git(
-        project, "commit-tree", tree, "-p", head, "-m", "The working tree, as a run found it", env=WHO
-    )
+    return git(project, "commit-tree", tree, "-p", head, "-m", "The working tree, as a run found it", env=WHO)
 
 
 def kept(project: Path, place: Path, name: str, message: str, *, is_shared: bool = False) -> str:
@@ -118,28 +116,28 @@ def kept(project: Path, place: Path, name: str, message: str, *, is_shared: bool
         message: of the commit.
         is_shared: whether a branch of another run that holds the same will do.
     """
-    _git(place, "add", "--", *(name for name in ("params.yaml", "dvc.lock") if (place / name).exists()))
-    tree, head = _git(place, "write-tree"), _git(place, "rev-parse", "HEAD")
-    if tree == _git(place, "rev-parse", "HEAD^{tree}"):
+    git(place, "add", "--", *(name for name in ("params.yaml", "dvc.lock") if (place / name).exists()))
+    tree, head = git(place, "write-tree"), git(place, "rev-parse", "HEAD")
+    if tree == git(place, "rev-parse", "HEAD^{tree}"):
         return ""
     form = "--format=%(tree) %(refname:short)"
     known: dict[str, str] = {}
     if is_shared:
         known = dict(
-            line.split() for line in _git(project, "for-each-ref", form, f"refs/heads/{BRANCH}").splitlines()
+            line.split() for line in git(project, "for-each-ref", form, f"refs/heads/{BRANCH}").splitlines()
         )
     if tree in known:
         return str(known[tree])
-    commit = _git(place, "commit-tree", tree, "-p", head, "-m", message, env=WHO)
+    commit = git(place, "commit-tree", tree, "-p", head, "-m", message, env=WHO)
     branch = BRANCH + re.sub(r"[^A-Za-z0-9-]+", "-", name)
-    _git(project, "branch", "--force", branch, commit)
+    git(project, "branch", "--force", branch, commit)
     return branch
 
 
 def closed(project: Path, place: Path) -> None:
     """Remove a run's folder; what it made stays in the cache."""
     with contextlib.suppress(InputError):
-        _git(project, "worktree", "remove", "--force", str(place))
+        git(project, "worktree", "remove", "--force", str(place))
     shutil.rmtree(place, ignore_errors=True)
     place.with_name(f"{place.name}.ready").unlink(missing_ok=True)
 
@@ -191,7 +189,7 @@ def _bring_sources(project: Path, place: Path) -> None:
             found = project / file.relative_to(place)
             if file.is_file() and found.is_file() and file.stat().st_size == found.stat().st_size:
                 os.utime(file, ns=(found.stat().st_atime_ns, found.stat().st_mtime_ns))
-        others = _git(project, "ls-files", "-z", "--others", "--directory", "--", str(path))
+        others = git(project, "ls-files", "-z", "--others", "--directory", "--", str(path))
         for name in filter(None, others.split("\0")):
             link = place / name.rstrip("/")
             if not link.exists() and not link.is_symlink():
@@ -199,7 +197,12 @@ def _bring_sources(project: Path, place: Path) -> None:
                 link.symlink_to((project / name.rstrip("/")).absolute())
 
 
-def _git(where: Path, *words: str, env: dict[str, str] | None = None) -> str:
+def git(where: Path, *words: str, env: dict[str, str] | None = None) -> str:
+    """What git answers there, by nobody's hooks and signatures.
+
+    Raises:
+        InputError: it refuses; in git's words.
+    """
     mine = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     quiet = ("-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null")  # nobody is there to be asked
     done = subprocess.run(

@@ -50,7 +50,6 @@ class Candidate:
     recipe: Recipe
     name: str
     task: str
-    folder: Path
     run_id: str
     exam: Exam
     prints: dict[str, str]
@@ -96,7 +95,7 @@ def candidate(name: str, config: Config) -> Candidate:
     exam = Exam(sets[task].kind, records, [given[row] for row in ids])
     prints = judging.fingerprints(test, modalities.records(recipe.modality).content)
     registered = recipe.promote.name or name
-    return Candidate(recipe, registered, task, out / "models" / task, record["mlflow_run_id"], exam, prints)
+    return Candidate(recipe, registered, task, record["mlflow_run_id"], exam, prints)
 
 
 def judge(name: str, registry: Registry) -> tuple[Decision, Version, str]:
