@@ -31,7 +31,7 @@ compare: setup   ## run RECIPES where they are not up to date, and put them in o
 	@$(RUN) python -m tasks.compare $(RECIPES)
 
 test: setup      ## all tests that this machine can run
-	$(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
+	$(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 ui: setup        ## Prefect and MLflow on loopback, until Ctrl-C
 	@$(RUN) python -m flows.ui

@@ -2,7 +2,8 @@
 
 import os
 
+from flows.access import credentials
 from flows.quiet import QUIET
 
-for _name, _value in QUIET.items():  # prefect reads its settings once, when it is imported
+for _name, _value in {**QUIET, **credentials()}.items():  # prefect reads its settings once, when imported
     os.environ.setdefault(_name, _value)

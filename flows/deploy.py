@@ -22,14 +22,14 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
 
-from flows.ui import POOL
+from flows.services import POOL
 from tasks import layout, spool
 
 if TYPE_CHECKING:
     from uuid import UUID
 
 WEBHOOK = "UNMASK_WEBHOOK"  # address that failures, guards that acted and questions are posted to
-FLOWS = {"train": "pipeline", "retrain": "retrain"}
+FLOWS = {"train": "pipeline", "retrain": "retrain", "compare": "compare", "rollback": "rollback"}
 TRIGGER = "new data"  # of prefect.yaml
 MOST_AT_ONCE = 8  # runs, of which as many compute as the machine has places
 TOLD = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "unmask.guard.acted", "unmask.promotion.asked"}

@@ -1,10 +1,20 @@
-"""What the forms in Prefect's pages offer; the server refuses anything else before a run exists."""
+"""What the forms in Prefect's pages offer; the server refuses anything else before a run exists.
+
+Every choice has a word for "as it is", since the pages show an empty one as a choice between types.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import Field
+
+from tasks import params
+from tasks.errors import InputError
+
+OWN = "the recipe's own"
+NOTHING = "nothing"
 STAGES = ("ingest", "validate", "prepare", "pretrain", "adapt", "finetune", "report")
 
 
@@ -17,11 +27,38 @@ def names(section: str, file: Path = Path("params.yaml")) -> tuple[str, ...]:
     return tuple((YAML(typ="safe", pure=True).load(file) or {}).get(section) or ())
 
 
+def changed(recipe: str, encoder: str, budget: float, changes: dict[str, Any]) -> dict[str, Any]:
+    """What a form asks for as other values for keys of params.yaml; what `changes` names counts first.
+
+    Args:
+        recipe: entry of params.yaml's recipes.
+        encoder: another one than the recipe's, or `OWN`.
+        budget: training steps, in times of the recipe's.
+        changes: keys and values as they were given.
+
+    Raises:
+        InputError: the budget is none.
+    """
+    wanted: dict[str, Any] = {} if encoder == OWN else {"encoder": encoder}
+    if budget <= 0:
+        raise InputError(f"budget {budget}: expected more than 0, such as 0.1 for a tenth of the steps")
+    if budget != 1:
+        settings = params.load().recipe(recipe)
+        steps = {"pretrain": settings.pretrain.steps, "adapt": settings.adapt.steps}
+        wanted |= {f"{stage}.steps": max(1, round(n * budget)) for stage, n in steps.items() if n}
+    return wanted | changes
+
+
 if TYPE_CHECKING:
     Recipe = str
+    Recipes = list[str]
     Encoder = str
     Stage = str
+    Redo = str
 else:
     Recipe = Literal[names("recipes")] if names("recipes") else str
-    Encoder = Literal[names("encoders")] if names("encoders") else str
+    Recipes = Annotated[list[Recipe], Field(min_length=2)]
+    Encoder = Literal[(OWN, *names("encoders"))]
     Stage = Literal[STAGES[1:]]
+    Redo = Literal[(NOTHING, *STAGES[1:])]
+Budget = Annotated[float, Field(ge=0.001, le=100)]

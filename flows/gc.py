@@ -19,9 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import workspaces
-from flows.bringing import ALIVE
-from tasks import layout, spool, tracking
+from flows import lives, workspaces
+from tasks import layout, tracking
 from tasks.errors import InputError
 
 
@@ -30,7 +29,7 @@ class Item:
     """Something that can go.
 
     Attributes:
-        kind: folder, branch or checkpoint.
+        kind: folder, branch, checkpoint or page.
         name: of it.
         days: since it was last touched.
         size: bytes that go with it at once; a branch's are in DVC's cache.
@@ -51,12 +50,15 @@ def items(project: Path, *, keep: int, days: float) -> Iterator[Item]:
         days: age from which on the others go.
     """
     for folder in sorted((layout.scratch() / "worktrees").glob("*/")):
-        if _age(folder) > days and not _lives(folder.name):
+        if _age(folder) > days and not lives.at_work(folder.name):
             yield Item("folder", str(folder), _age(folder), _size(folder))
     for folder in sorted((layout.scratch() / "checkpoints").glob("*")):
         newest = min((_age(path) for path in folder.rglob("*")), default=_age(folder))
         if newest > days:
             yield Item("checkpoint", str(folder), newest, _size(folder))
+    for folder in sorted((layout.scratch() / "pages").glob("*/")):
+        if _age(folder) > days:
+            yield Item("page", str(folder), _age(folder), _size(folder))
     needed = _needed()
     form = "%(refname:short) %(committerdate:unix)"
     listed = workspaces.git(
@@ -85,10 +87,10 @@ def clean_cache(project: Path, *, is_dry: bool) -> str:
     Raises:
         InputError: a run is under way, whose results no branch names yet.
     """
-    at_work = [folder.name for folder in (layout.scratch() / "worktrees").glob("*/") if _lives(folder.name)]
-    if at_work:
+    under_way = [*filter(lives.at_work, (path.name for path in (layout.scratch() / "worktrees").glob("*/")))]
+    if under_way:
         raise InputError(
-            f"{len(at_work)} runs are under way, and the cache stays; try again when they have ended"
+            f"{len(under_way)} runs are under way, and the cache stays; try again when they have ended"
         )
     command = [sys.executable, "-m", "dvc", "gc", "--workspace", "--all-branches", "--all-tags", "--force"]
     done = subprocess.run(
@@ -104,12 +106,6 @@ def _needed() -> set[str]:
     from tasks.registry import Registry
 
     return Registry(tracking.tracking_uri()).branches()
-
-
-def _lives(run_id: str) -> bool:
-    """Whether the process of that run is at work."""
-    file = layout.scratch() / ALIVE / run_id
-    return file.exists() and not spool.written_by_nobody(file)
 
 
 def _age(path: Path) -> float:

@@ -27,9 +27,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed
 
-from flows import pages, workspaces
-from flows.bringing import ALIVE
-from flows.ui import DEFAULT_API, answers
+from flows import lives, pages, workspaces
+from flows.services import DEFAULT_API, answers
 from tasks import delivery, layout, listing, params, spool, tracking
 from tasks.errors import InputError, unknown
 
@@ -53,8 +52,8 @@ class Lost:
         wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=AT_WORK)))
         suspects, marked = set(), []
         for run in client.read_flow_runs(flow_run_filter=wanted):
-            file, suspect = layout.scratch() / ALIVE / str(run.id), (str(run.id), str(run.state_id))
-            if not file.exists() or not spool.written_by_nobody(file):
+            suspect = (str(run.id), str(run.state_id))
+            if not lives.is_lost(str(run.id)):
                 continue
             suspects.add(suspect)
             if suspect in self._suspects and client.read_flow_run(run.id).state_id == run.state_id:
@@ -69,12 +68,11 @@ def remove_old(client: SyncPrefectClient, project: Path, days: float = KEPT_DAYS
     """Remove folders of runs that ended long ago; their names."""
     removed = []
     for folder in sorted((layout.scratch() / "worktrees").glob("*/")):
-        alive = layout.scratch() / ALIVE / folder.name
-        if (alive.exists() and not spool.written_by_nobody(alive)) or _days_since_end(client, folder) <= days:
+        if lives.at_work(folder.name) or _days_since_end(client, folder) <= days:
             continue
         workspaces.closed(project, folder)
         removed.append(folder.name)
-    for file in (layout.scratch() / ALIVE).glob("*"):
+    for file in lives.folder().glob("*"):
         if time.time() - file.stat().st_mtime > days * DAY and spool.written_by_nobody(file):
             file.unlink(missing_ok=True)
     return removed

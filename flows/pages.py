@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import contextvars
 import json
 import os
 import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
 from prefect.artifacts import (
+    create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     update_progress_artifact,
 )
 
+from tasks import layout
+
 STEP = re.compile(r"\bstep\s+([\d,]+)\s*/\s*([\d,]+)")
 EVERY_SECONDS = 2.0
+MOST_PICTURES = 6
 
 
 class Progress:
@@ -66,8 +72,6 @@ class Progress:
 
 def validation(recipe: str, workspace: Path) -> None:
     """The result of the checks on the data, as a table."""
-    from tasks import layout
-
     path = workspace / layout.validated(recipe) / "validation.json"
     if not path.exists():
         return
@@ -77,13 +81,18 @@ def validation(recipe: str, workspace: Path) -> None:
     create_markdown_artifact(text, key=key("validation", recipe), description="Checks on the data")
 
 
-def report(recipe: str, workspace: Path) -> None:
-    """Where the page with the results is."""
-    from tasks import layout
+def report(recipe: str, workspace: Path, title: str) -> None:
+    """Where the page with the results is, and its pictures.
 
-    page = (workspace / layout.run(recipe, "report") / "report.html").absolute()
-    if not page.exists():
+    Args:
+        recipe: whose results.
+        workspace: folder in which they lie, which goes with the run.
+        title: of the run, under which a copy of the page stays.
+    """
+    folder = workspace / layout.run(recipe, "report")
+    if not (folder / "report.html").exists():
         return
+    page = _kept(folder / "report.html", title)
     run_id = mlflow_run(workspace / layout.record(recipe, "report"))
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     link = page.as_uri()
@@ -91,6 +100,43 @@ def report(recipe: str, workspace: Path) -> None:
         link = f"{server}/get-artifact?path=report.html&run_uuid={run_id}"
     name = key("report", recipe)
     create_link_artifact(link, link_text=f"Report of {recipe}", key=name, description=str(page))
+    for picture in _pictures(folder / "plots"):
+        _show(picture, key(recipe, picture.stem))
+
+
+def _pictures(plots: Path) -> list[Path]:
+    """The figures of scores, and what is no figure but a picture."""
+    found = sorted(plots.glob("*.png"))
+    scores = [path for path in found if path.name.startswith("label-budgets")]
+    return [*scores, *(path for path in found if not path.with_suffix(".svg").exists())][:MOST_PICTURES]
+
+
+def _show(picture: Path, name: str) -> None:
+    """A picture in the run's page, which holds it itself and asks no other server for it."""
+    data = base64.b64encode(picture.read_bytes()).decode()
+    create_image_artifact(f"data:image/png;base64,{data}", key=name, description=picture.stem)
+
+
+def _kept(page: Path, title: str) -> Path:
+    """A copy of a page that stays when the run's folder goes."""
+    place = layout.scratch() / "pages" / key(title) / page.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(page, place))
+
+
+def comparison(title: str, made: Path) -> None:
+    """Several recipes side by side: the tables, the figures, and where the page with both is.
+
+    Args:
+        title: of the run.
+        made: the page that `tasks.compare` has written.
+    """
+    page = _kept(made, title)
+    tables = made.with_suffix(".md").read_text(encoding="utf-8")
+    create_markdown_artifact(tables, key="comparison", description=str(page))
+    create_link_artifact(page.as_uri(), link_text=title, key="comparison-page", description=str(page))
+    for picture in sorted(made.with_suffix(".plots").glob("*.png"))[:MOST_PICTURES]:
+        _show(picture, key(picture.stem))
 
 
 def summary(recipe: str, rows: list[dict[str, str]]) -> None:

@@ -20,10 +20,10 @@ from prefect.settings import (
 )
 from prefect.utilities.names import generate_slug
 
-from flows import work
+from flows import services, work
 from flows.bringing import Wish, bring
-from flows.forms import STAGES, Encoder, Recipe, Stage, names
-from flows.ui import DEFAULT_API, answers
+from flows.forms import NOTHING, OWN, STAGES, Budget, Encoder, Recipe, Redo, Stage, changed, names
+from flows.services import DEFAULT_API, answers
 from tasks import layout
 from tasks.errors import InputError
 from tasks.overrides import parsed
@@ -39,10 +39,11 @@ def run_name() -> str:
 @flow(name="pipeline", flow_run_name=run_name, persist_result=False)
 def pipeline(
     recipe: Recipe,
-    until: Stage = "report",
-    redo_from: Stage | None = None,
-    encoder: Encoder | None = None,
-    changes: dict[str, Any] | None = None,
+    until: Stage = STAGES[-1],
+    redo_from: Redo = NOTHING,
+    encoder: Encoder = OWN,
+    budget: Budget = 1.0,
+    changes: dict[str, Any] = {},  # noqa: B006 - never written to; None would be a choice of types in the form
     apart: bool = True,
 ) -> dict[str, str]:
     """Bring a recipe's results up to date, from its sources to its report.
@@ -51,16 +52,17 @@ def pipeline(
         recipe: Entry of params.yaml's recipes.
         until: Last stage to run; those before it run as far as they are out of date.
         redo_from: Run this stage and those after it even where nothing has changed.
-        encoder: Entry of params.yaml's encoders to use in this run; the recipe's own where none is given.
-        changes: Other values for this run, such as {"pretrain.steps": 500, "seed": 3}; the recipe's own
+        encoder: Another entry of params.yaml's encoders for this run.
+        budget: Steps of pretraining and adaptation, in times of the recipe's; 0.1 for a quick try.
+        changes: Other values for this run, such as {"pretrain.lr": 0.001, "seed": 3}; the recipe's own
             keys, or full ones such as encoders.bert-demo.config.hidden_size.
         apart: Work in a folder of its own, kept as branch runs/NAME; without it, in the project's folder.
 
     Returns:
         What became of each stage: ran, restored or unchanged.
     """
-    wanted = {**(changes or {}), **({"encoder": encoder} if encoder else {})}
-    return bring(Wish(recipe, Path.cwd(), until, redo_from, wanted, apart))
+    wanted = changed(recipe, encoder, budget, changes)
+    return bring(Wish(recipe, Path.cwd(), until, None if redo_from == NOTHING else redo_from, wanted, apart))
 
 
 @contextmanager
@@ -78,7 +80,7 @@ def server() -> Iterator[str | None]:
     )
     home = layout.scratch() / "prefect"
     home.mkdir(parents=True, exist_ok=True)
-    database = f"sqlite+aiosqlite:///{home / 'prefect.db'}"
+    database = services.database(services.PREFECT_DATABASE, "asyncpg", services.sqlite(home))
     settings = {
         PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: True,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS: STARTUP_SECONDS,
@@ -94,23 +96,38 @@ def main() -> int:
     parser.add_argument("recipe", choices=names("recipes") or None)
     parser.add_argument("--until", choices=STAGES[1:], default="report", help="last stage to run")
     parser.add_argument(
-        "--redo-from", choices=STAGES[1:], help="run this stage and those after it in any case"
+        "--redo-from",
+        choices=STAGES[1:],
+        default=NOTHING,
+        help="run this stage and those after it in any case",
     )
     parser.add_argument(
-        "--encoder", choices=names("encoders") or None, help="another encoder than the recipe's"
+        "--encoder",
+        choices=names("encoders") or None,
+        default=OWN,
+        help="another encoder than the recipe's",
     )
+    parser.add_argument("--budget", type=float, default=1.0, help="training steps, in times of the recipe's")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other values for this run")
     parser.add_argument(
-        "--apart", action="store_true", help="work in a folder of its own, as --set and --encoder do"
+        "--apart",
+        action="store_true",
+        help="work in a folder of its own, as --set, --encoder and --budget do",
     )
     options = parser.parse_args()
     started = time.monotonic()
     try:
         changes = parsed(options.set)
-        apart = bool(options.apart or changes or options.encoder)
+        apart = options.apart or changes or options.encoder != OWN or options.budget != 1
         with server():
             outcomes = pipeline(
-                options.recipe, options.until, options.redo_from, options.encoder, changes, apart
+                options.recipe,
+                options.until,
+                options.redo_from,
+                options.encoder,
+                options.budget,
+                changes,
+                bool(apart),
             )
     except work.StageFailed as failure:
         print(failure, file=sys.stderr)

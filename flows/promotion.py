@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
@@ -14,17 +15,18 @@ from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
-from flows import pages, work
+from flows import lives, pages, turns, work
 from tasks import layout, params
 
-UNANSWERED = "nobody answered"
+UNANSWERED, UNDER_WAY = "nobody answered", "another run asks already"
+OPEN = (UNANSWERED, UNDER_WAY)  # outcomes after which the question remains
 PATIENCE_SECONDS = 7 * 24 * 3600  # for a person's word
 
 
 class Word(RunInput):
     """What a person says of a challenger."""
 
-    promote: bool = Field(description="Make the new model the champion?")
+    promote: bool = Field(False, description="Make the new model the champion?")
     reason: str = Field("", description="Why; it is kept with the model.")
 
 
@@ -79,7 +81,7 @@ def follow(order: work.Order, decision: dict[str, Any]) -> str:
             if decision["mode"] == "ask"
             else _said("accept", "all checks passed", order, decision)
         )
-    if decision["model"] and result != UNANSWERED:
+    if decision["model"] and result not in OPEN:
         _followed(decision["model"]).parent.mkdir(parents=True, exist_ok=True)
         _followed(decision["model"]).touch()
     return result
@@ -88,14 +90,19 @@ def follow(order: work.Order, decision: dict[str, Any]) -> str:
 def _asked(order: work.Order, decision: dict[str, Any]) -> str:
     name, version = decision["name"], decision["version"]
     text = f"May version {version} of {name} be champion?\n\n{decision['markdown']}"
-    emit_event("unmask.promotion.asked", pages.resource(name), payload={"question": text})
-    try:
-        word = pause_flow_run(Word.with_initial_data(text), timeout=PATIENCE_SECONDS)
-    except FlowPauseTimeout:
-        get_run_logger().warning(
-            "nobody has answered; python -m tasks.promote accept %s --version %s", name, version
-        )
-        return UNANSWERED
+    with contextlib.ExitStack() as asking:
+        lock = layout.scratch() / "locks" / f"{pages.key(name, version)}.asked"
+        if not turns.at_once(lock, f"{name} {version}", asking):
+            get_run_logger().info("another run asks about version %s of %s already", version, name)
+            return UNDER_WAY
+        emit_event("unmask.promotion.asked", pages.resource(name), payload={"question": text})
+        try:
+            word = pause_flow_run(Word.with_initial_data(text), timeout=PATIENCE_SECONDS)
+        except FlowPauseTimeout:
+            get_run_logger().warning(
+                "nobody has answered; python -m tasks.promote accept %s --version %s", name, version
+            )
+            return UNANSWERED
     return _said("accept" if word.promote else "refuse", f"a person: {word.reason}", order, decision)
 
 
@@ -104,3 +111,16 @@ def _said(word: str, reason: str, order: work.Order, decision: dict[str, Any]) -
     more += ["--against", decision["against"]] if word == "accept" else []
     say(word, decision["name"], more, order)
     return {"accept": "promoted", "refuse": "refused by a person"}[word]
+
+
+@flow(name="rollback", flow_run_name="rollback {model}", persist_result=False)
+def rollback(model: str) -> None:
+    """Make the champion before the present one champion again.
+
+    Args:
+        model: Registered model; a recipe's name, unless its promote.name says otherwise.
+    """
+    run_id, log = str(runtime.flow_run.id), get_run_logger().info
+    with lives.held(run_id, f"rollback {model}", log):
+        order = work.Order("", Path.cwd(), work.environment({}))
+        work.promote(order, ["rollback", "--by", run_id, "--", model], log)

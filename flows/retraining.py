@@ -1,7 +1,8 @@
 """Recurring training: a tick of a schedule, or an event that says that there is new data.
 
 A tick that finds nothing new ends as "Nothing new". Of ticks that come while one is at work, the first
-waits, for what came meanwhile may be news, and the others end as "Superseded".
+waits, for what came meanwhile may be news, and the others end as "Superseded". Where the recipe says so, what
+is new is learnt by the model in production, rather than everything from the beginning.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from flows import pages, turns
 from flows.bringing import Wish, bring
 from flows.forms import Recipe
 from flows.pipeline import run_name
-from tasks import layout
+from tasks import layout, params
 
 
 @flow(name="retrain", flow_run_name=run_name, persist_result=False)
@@ -33,7 +34,8 @@ def retrain(recipe: Recipe) -> Any:
         if not turns.at_once(locks / f"{pages.key(recipe)}.next", title, waiting):
             return Completed(name="Superseded", message="Another tick waits already, and will do the same.")
         turn = _turn(locks / f"{pages.key(recipe)}.retrain", title, waiting)
-        outcomes = bring(Wish(recipe, Path.cwd()), turn)
+        asked = params.read_yaml(Path("params.yaml"))["recipes"][recipe].get("retrain") or {}
+        outcomes = bring(Wish(recipe, Path.cwd(), onward=asked.get("start") == "champion"), turn)
     ran = [address for address, outcome in outcomes.items() if outcome == "ran"]
     if not ran:
         return Completed(name="Nothing new", message="No source and no setting has changed.")

@@ -15,15 +15,19 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows import workspaces
 from flows.past import Project
-from flows.verify import faults
+from flows.verify import faults, registered_faults
 from tasks import layout, params, tracking
 from tasks.errors import InputError, unknown
 from tasks.journal import masked
+
+if TYPE_CHECKING:
+    from tasks.registry import Version
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 LAST_STAGE = "report"
@@ -41,6 +45,7 @@ class Subject:
         last: the stage that made it.
         facts: what is known of it beside, as label and value.
         run_id: of the last stage in MLflow, where that is what was asked for.
+        version: of a registered model, where that is what was asked for.
     """
 
     recipe: str
@@ -48,6 +53,7 @@ class Subject:
     last: str = LAST_STAGE
     facts: tuple[tuple[str, str], ...] = ()
     run_id: str = ""
+    version: Version | None = None
 
     @property
     def address(self) -> str:
@@ -77,6 +83,15 @@ def subject(name: str, folder: Path) -> Subject:
     return Subject(recipe)
 
 
+def champion(name: str, folder: Path) -> Subject | None:
+    """The model in production by that name; None where there is none yet."""
+    from tasks.registry import CHAMPION, Registry, reachable
+
+    with reachable(tracking.tracking_uri()):
+        version = Registry(tracking.tracking_uri()).aliased(name, CHAMPION)
+    return _registered(f"models:/{name}/{version.number}", folder) if version else None
+
+
 def _registered(name: str, folder: Path) -> Subject:
     from tasks.registry import Registry, reachable
 
@@ -91,7 +106,7 @@ def _registered(name: str, folder: Path) -> Subject:
             raise InputError(f"{name}: {model} has no {alias}; champions so far: {registry.champions(model)}")
     facts = [("registered model", f"{version.name}, version {version.number}")]
     facts += [(label, version.tags[tag]) for label, tag in WRITTEN if version.tags.get(tag)]
-    return _tracked(version.run_id, folder, tuple(facts))
+    return replace(_tracked(version.run_id, folder, tuple(facts)), version=version)
 
 
 WRITTEN = (("decision", "decision"), ("because", "why"), ("word", "word"), ("reason", "reason"))
@@ -128,7 +143,7 @@ def tell(project: Project, what: Subject) -> Iterator[str]:
         yield f"{label:18}{value}"
     commit = what.revision or workspaces.git(project.folder, "rev-parse", "HEAD")
     yield f"{'git commit':18}{commit}{'' if what.revision else ', and what lies in the folder'}"
-    _refuse_another(project, what)
+    refuse_another(project, what)
     for address in reversed(project.chain(what.address)):
         stage, _, name = address.partition("@")
         yield ""
@@ -150,13 +165,13 @@ def tell(project: Project, what: Subject) -> Iterator[str]:
     yield f"again             {again(what)}"
 
 
-def _refuse_another(project: Project, what: Subject) -> None:
+def refuse_another(project: Project, what: Subject) -> None:
     """Where a run of MLflow is asked for, what lies here must be of that run."""
     record = project.made(what.address, str(layout.record(what.recipe, what.last))) if what.run_id else None
-    if record and record.get("mlflow_run_id") != what.run_id:
+    if what.run_id and (record or {}).get("mlflow_run_id") != what.run_id:
         where = f"commit {what.revision[:12]}" if what.revision else "the folder"
         raise InputError(
-            f"{what.address} in {where} is of another run of MLflow, {record.get('mlflow_run_id')}; look for "
+            f"{what.address} in {where} is not of that run of MLflow; look for "
             "the commit of dvc.lock that was made then (git log dvc.lock)"
         )
 
@@ -189,7 +204,7 @@ def again(what: Subject) -> str:
     if not what.revision:
         return target
     place = f"../{what.recipe}-again"
-    return f"git worktree add {place} {what.revision[:12]} && cd {place} && {target}"
+    return f"python -m flows.workspaces {what.revision[:12]} {place} && cd {place} && {target}"
 
 
 def _commit(name: str, folder: Path) -> str:
@@ -216,6 +231,7 @@ def main() -> int:
             print("\n".join(tell(project, what)))
             return 0
         found = [*faults(project, what.address)]
+        found += registered_faults(project, what.recipe, what.version) if what.version else []
     except InputError as error:
         sys.exit(f"trace: {error}")
     print("\n".join(found) or "all of it is here, and as it was")

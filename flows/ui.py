@@ -1,6 +1,6 @@
 """`make ui`: Prefect, MLflow and what runs the flows, on this machine, until Ctrl-C.
 
-Four processes, all on the loopback address, all keeping their state in the scratch folder:
+Four processes, which others reach where UNMASK_HOST says so, all keeping their state in the scratch folder:
 Prefect's server (when and with what), MLflow's server (what came out), a worker that asks Prefect
 for runs to start, and the keeper, which tidies up and looks for new data. When one of them ends, or
 this process is told to, all end.
@@ -21,115 +21,19 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from flows.quiet import QUIET
+from flows import access
+from flows.access import Access
+from flows.services import Service, services
 from tasks import layout, spool
 from tasks.errors import InputError
 
-HOST = "127.0.0.1"
-POOL = "unmask"
-DEFAULT_API = f"http://{HOST}:4200/api"
 PORTS = {"UNMASK_PREFECT_PORT": 4200, "UNMASK_MLFLOW_PORT": 5000}
 START_SECONDS = 180
 STOP_SECONDS = 15
 
 Processes = dict[str, subprocess.Popen[bytes]]
-
-
-@dataclass(frozen=True)
-class Service:
-    """A process that is kept running.
-
-    Attributes:
-        name: for people.
-        command: that starts it.
-        environment: of the process.
-        log: file of what it says.
-        is_ready: whether it does its work by now.
-    """
-
-    name: str
-    command: list[str]
-    environment: dict[str, str]
-    log: Path
-    is_ready: Callable[[], bool]
-
-
-def services(prefect_port: int, mlflow_port: int) -> list[Service]:
-    """Both servers, the worker and the keeper, in the order in which they need each other."""
-    home = layout.scratch()
-    for folder in ("prefect", "logs", "mlartifacts"):
-        (home / folder).mkdir(parents=True, exist_ok=True)
-    api = f"http://{HOST}:{prefect_port}/api"
-    common = {
-        **QUIET,
-        **os.environ,
-        "UNMASK_SCRATCH": str(home),
-        "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_API_URL": api,
-        "MLFLOW_TRACKING_URI": f"http://{HOST}:{mlflow_port}",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
-    prefect = {
-        **common,
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-        "PREFECT_API_DATABASE_CONNECTION_URL": os.environ.get(
-            "PREFECT_API_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}"
-        ),
-    }
-    mlflow = {**common, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    del mlflow["MLFLOW_TRACKING_URI"]
-    worker = {**common, "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-    python = [sys.executable, "-m"]
-    prefect_server = [*python, "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
-    mlflow_server = [
-        *python,
-        "mlflow",
-        "server",
-        "--host",
-        HOST,
-        "--port",
-        str(mlflow_port),
-        "--workers",
-        "1",
-    ]
-    mlflow_server += ["--backend-store-uri", _mlflow_database(home)]
-    mlflow_server += ["--artifacts-destination", str(home / "mlartifacts")]
-    start_worker = [*python, "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    logs = home / "logs"
-    return [
-        Service("Prefect", prefect_server, prefect, logs / "prefect.log", lambda: answers(f"{api}/health")),
-        Service(
-            "MLflow", mlflow_server, mlflow, logs / "mlflow.log",
-            lambda: answers(f"http://{HOST}:{mlflow_port}/health"),
-        ),
-        Service("worker", start_worker, worker, logs / "worker.log", lambda: _works(api)),
-        Service("keeper", [*python, "flows.keeper"], common, logs / "keeper.log", lambda: True),
-    ]  # fmt: skip
-
-
-def _mlflow_database(home: Path) -> str:
-    return os.environ.get("UNMASK_MLFLOW_DATABASE") or f"sqlite:///{home / 'mlflow.db'}"
-
-
-def answers(url: str) -> bool:
-    """Whether a server is there and well."""
-    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as reply:
-        return bool(reply.status == 200)
-    return False
-
-
-def _works(api: str) -> bool:
-    """Whether a worker has told Prefect that it is there."""
-    url = f"{api}/work_pools/{POOL}/workers/filter"
-    request = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})
-    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=2) as reply:
-        return any(worker["status"] == "ONLINE" for worker in json.load(reply))
-    return False
 
 
 @contextlib.contextmanager
@@ -200,8 +104,8 @@ def _end(log: Path) -> str:
     return "\n".join([f"{log} ends with:", *lines])
 
 
-def ports() -> tuple[int, int]:
-    """Free ports as the environment names them.
+def ports(host: str) -> tuple[int, int]:
+    """Free ports of an address, as the environment names them.
 
     Raises:
         InputError: a port is no number, or taken; the message says by what and how to choose another.
@@ -214,7 +118,7 @@ def ports() -> tuple[int, int]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((HOST, int(text)))
+                probe.bind((host, int(text)))
             except OSError as error:
                 raise InputError(
                     f"port {text} cannot be used ({_holder(int(text)) or error.strerror}). "
@@ -238,32 +142,39 @@ def _holder(port: int) -> str:
     return ""
 
 
-def runs_page(mlflow_port: int) -> str:
+def runs_page(reach: Access, mlflow_port: int) -> str:
     """Where MLflow shows our runs, or all experiments while there is none of ours.
 
     Without the address's last word MLflow's pages are about language models. The experiment is left
     to the first run to make: what a server makes keeps its artifacts where a run without it cannot.
     """
-    address = f"http://{HOST}:{mlflow_port}"
+    address = f"http://{reach.name}:{mlflow_port}"
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", spool.EXPERIMENT)
     question = urllib.parse.urlencode({"experiment_name": name})
     place = f"{address}/api/2.0/mlflow/experiments/get-by-name?{question}"
     try:
-        with urllib.request.urlopen(place, timeout=30) as answer:
+        with reach.open(place, timeout=30) as answer:
             number = json.load(answer)["experiment"]["experiment_id"]
     except urllib.error.HTTPError:
         return f"{address}/#/experiments"
     return f"{address}/#/experiments/{number}?workflowType=machine_learning"
 
 
-def _greeting(prefect_port: int, mlflow_port: int) -> str:
+def _greeting(reach: Access, prefect_port: int, mlflow_port: int) -> str:
+    asked = ""
+    if reach.user:
+        asked = (
+            f"\nBoth ask for {reach.user} and the password, which our commands read from {access.USER} and\n"
+        )
+        asked += f"{access.PASSWORD}; nothing is encrypted.\n"
     return f"""
-  Prefect   http://{HOST}:{prefect_port}   start, watch and cancel runs
-  MLflow    {runs_page(mlflow_port)}   compare what came out
+  Prefect   http://{reach.name}:{prefect_port}   start, watch and cancel runs
+  MLflow    {runs_page(reach, mlflow_port)}   compare what came out
   logs      {layout.scratch() / "logs"}
-
+{asked}
 To run a recipe: Prefect > Deployments > train > Run > Custom run, or in another terminal
-  export PREFECT_API_URL=http://{HOST}:{prefect_port}/api MLFLOW_TRACKING_URI=http://{HOST}:{mlflow_port}
+  export PREFECT_API_URL=http://{reach.name}:{prefect_port}/api
+  export MLFLOW_TRACKING_URI=http://{reach.name}:{mlflow_port}
   {Path(sys.executable)} -m flows.pipeline <recipe>
 
 Ctrl-C stops everything; runs and results stay.
@@ -276,10 +187,11 @@ def main() -> int:
         print("git is not on the PATH; DVC needs it", file=sys.stderr)
     stop: list[int] = []
     try:
-        chosen = ports()
+        reach = access.chosen()
+        chosen = ports(reach.host)
         print("Starting; the first time takes longest.", flush=True)
-        with running(services(*chosen), lambda line: print(line, flush=True)) as processes:
-            print(_greeting(*chosen), flush=True)
+        with running(services(reach, *chosen), lambda line: print(line, flush=True)) as processes:
+            print(_greeting(reach, *chosen), flush=True)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda received, _: stop.append(received))
             while not stop:

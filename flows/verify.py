@@ -5,13 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from flows.past import Project, md5, md5_of_folder
 from tasks import layout, listing, params
+from tasks.errors import InputError
 from tasks.sources.folders import sha256
+
+if TYPE_CHECKING:
+    from tasks.registry import Version
 
 
 def faults(project: Project, last: str) -> Iterator[str]:
@@ -29,6 +33,33 @@ def faults(project: Project, last: str) -> Iterator[str]:
         yield from _sources(project, address.partition("@")[2]) if address.startswith("ingest@") else ()
         if not project.revision:
             yield from _code(project, address)
+
+
+def registered_faults(project: Project, recipe: str, version: Version) -> Iterator[str]:
+    """What of a registered model is missing, or is not what the fine-tuning has kept.
+
+    Args:
+        project: as it was at the commit that the version was made by.
+        recipe: whose model it is.
+        version: of the registered model.
+    """
+    made = f"{layout.run(recipe, 'finetune')}/models/{version.tags['task']}/"
+    outs = project.stages.get(f"finetune@{recipe}", {}).get("outs", ())
+    files = {path: known for out in outs if "md5" in out for path, known in project.objects(out).items()}
+    wanted = {path.removeprefix(made): known for path, known in files.items() if path.startswith(made)}
+    if not wanted:
+        return  # the cache has lost the list of its files, as `faults` tells
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            copy = version.download(Path(folder))
+        except InputError as error:
+            yield str(error)
+            return
+        here = {str(path.relative_to(copy)): md5(path) for path in copy.rglob("*") if path.is_file()}
+    for name in sorted(wanted.keys() | here.keys()):
+        if wanted.get(name) != here.get(name):
+            how = "missing" if name not in here else "not what" if name in wanted else "nothing that"
+            yield f"{version.uri}, {name}: {how}{'' if name not in here else f' finetune@{recipe} has made'}"
 
 
 def _output(project: Project, address: str, out: Mapping[str, Any]) -> Iterator[str]:

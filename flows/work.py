@@ -8,12 +8,12 @@ import re
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from flows import stages
+from flows import services, stages
 from flows.quiet import QUIET
 from tasks import layout
 
@@ -65,7 +65,7 @@ class Order:
 
     address: str
     workspace: Path
-    environment: dict[str, str]
+    environment: dict[str, str] = field(repr=False)
     who: str = "another run"
     force: bool = False
 
@@ -144,6 +144,17 @@ def promote(order: Order, words: list[str], hear: Hear) -> None:
         raise StageFailed(f"promote {' '.join(words[:2])}", code, last)
 
 
+def compare(order: Order, recipes: Sequence[str], hear: Hear) -> None:
+    """Write the page that `python -m tasks.compare` makes of finished recipes.
+
+    Raises:
+        StageFailed: they could not be compared.
+    """
+    code, last = _supervised(order, ["-m", "tasks.compare", *recipes], hear)
+    if code:
+        raise StageFailed(f"compare {' '.join(recipes)}", code, last)
+
+
 def _supervised(order: Order, words: list[str], hear: Hear) -> tuple[int, list[str]]:
     """Run Python with these arguments under the supervisor; its exit code and last lines."""
     command = [sys.executable, *words]
@@ -170,8 +181,12 @@ def _supervised(order: Order, words: list[str], hear: Hear) -> tuple[int, list[s
 
 
 def environment(extra: dict[str, str]) -> dict[str, str]:
-    """Variables of a stage: this process's, less Prefect's, plus what keeps logs readable and tools quiet."""
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    """Variables of a stage: this process's, less the servers', plus what keeps logs readable."""
+    mine = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PREFECT") and name not in services.OURS
+    }
     path = os.pathsep.join([str(Path(sys.executable).parent), mine.get("PATH", "")])
     own = {
         "PATH": path,

@@ -3,10 +3,13 @@
 It begins as the project stands, uncommitted changes of tracked files included, so that a run sees
 what its user sees, and what the user does meanwhile reaches no run under way. What came out is
 kept as a commit on the branch `runs/<name>`, and in the cache; the folder goes.
+
+    python -m flows.workspaces runs/notes-swift-otter ../notes-again    # such a folder for a person
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import glob
 import json
@@ -16,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +48,21 @@ def folder(run_id: str) -> Path:
     return layout.scratch() / "worktrees" / run_id
 
 
-def opened(project: Path, run_id: str, recipe: str, changes: Mapping[str, Any]) -> Path:
+def opened(
+    project: Path,
+    run_id: str,
+    recipes: Sequence[str],
+    changes: Mapping[str, Any],
+    weights: Path | None = None,
+) -> Path:
     """The folder of a run; the same again where the run was begun before.
 
     Args:
         project: the checkout that people work in.
         run_id: of the run.
-        recipe: whose keys `changes` are where they name no section of params.yaml.
+        recipes: whose keys `changes` are where they name no section of params.yaml.
         changes: other values for keys of params.yaml.
+        weights: folder of an encoder that the recipes go on from.
 
     Raises:
         InputError: the project is no git repository, has no commit yet, or cannot have these values.
@@ -63,18 +73,27 @@ def opened(project: Path, run_id: str, recipe: str, changes: Mapping[str, Any]) 
         return place
     closed(project, place)
     try:
-        base = snapshot(project)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        git(project, "worktree", "prune")
-        git(project, "worktree", "add", "--quiet", "--detach", "--force", str(place), base)
-        _share_cache(project, place)
-        _override(project, place, recipe, changes)
-        _bring_sources(project, place)
+        checked_out(project, snapshot(project), place)
+        for recipe in recipes:
+            _override(project, place, recipe, changes, weights)
+        bring_sources(project, place)
         ready.touch()
     except BaseException:
         closed(project, place)
         raise
     return place
+
+
+def checked_out(project: Path, revision: str, place: Path) -> None:
+    """Make a folder of its own for a commit, with the project's cache.
+
+    Raises:
+        InputError: there is no such commit, or the folder is taken.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    git(project, "worktree", "prune")
+    git(project, "worktree", "add", "--quiet", "--detach", "--force", str(place), revision)
+    _share_cache(project, place)
 
 
 def snapshot(project: Path) -> str:
@@ -83,11 +102,7 @@ def snapshot(project: Path) -> str:
     Raises:
         InputError: git has no commit here, or the folder is not its root; says what to do.
     """
-    if prefix := git(project, "rev-parse", "--show-prefix"):
-        raise InputError(
-            f"{project} is the folder {prefix} of a git repository, and a run in a folder of its own needs "
-            "its root; run in the project's folder instead (apart: false)"
-        )
+    _refuse_below_root(project)
     try:
         head = git(project, "rev-parse", "--verify", "HEAD")
     except InputError as error:
@@ -104,6 +119,14 @@ def snapshot(project: Path) -> str:
     if tree == git(project, "rev-parse", "HEAD^{tree}"):
         return head
     return git(project, "commit-tree", tree, "-p", head, "-m", "The working tree, as a run found it", env=WHO)
+
+
+def _refuse_below_root(project: Path) -> None:
+    if prefix := git(project, "rev-parse", "--show-prefix"):
+        raise InputError(
+            f"{project} is the folder {prefix} of a git repository, and a run in a folder of its own needs "
+            "its root; run in the project's folder instead (apart: false)"
+        )
 
 
 def kept(project: Path, place: Path, name: str, message: str, *, is_shared: bool = False) -> str:
@@ -158,10 +181,13 @@ def _share_cache(project: Path, place: Path) -> None:
     settings.write()
 
 
-def _override(project: Path, place: Path, recipe: str, changes: Mapping[str, Any]) -> None:
-    if not changes:
+def _override(
+    project: Path, place: Path, recipe: str, changes: Mapping[str, Any], weights: Path | None
+) -> None:
+    if not changes and weights is None:
         return
     words = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    words += ["--weights", str(weights)] if weights else []
     done = subprocess.run(  # by the worktree's code, which may know objectives that ours does not
         [sys.executable, "-m", "tasks.overrides", recipe, *words],
         cwd=place, env={**os.environ, overrides.PROJECT: str(project)},
@@ -171,7 +197,7 @@ def _override(project: Path, place: Path, recipe: str, changes: Mapping[str, Any
         raise InputError(done.stderr.strip())
 
 
-def _bring_sources(project: Path, place: Path) -> None:
+def bring_sources(project: Path, place: Path) -> None:
     """What params.yaml names by a path from the project's folder.
 
     What git does not hold is linked, file by file where it holds some of a folder; what it does hold gets the
@@ -212,3 +238,32 @@ def git(where: Path, *words: str, env: dict[str, str] | None = None) -> str:
     if done.returncode:
         raise InputError(f"git {words[0]} in {where}: {done.stderr.strip() or done.returncode}")
     return done.stdout.strip()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.workspaces",
+        description="A folder for a commit, with cache and sources.",
+    )
+    parser.add_argument("revision", help="branch runs/..., or another commit")
+    parser.add_argument("folder", type=Path, help="that is not there yet")
+    options = parser.parse_args()
+    project, place = Path.cwd(), options.folder.absolute()
+    try:
+        if place.exists():
+            raise InputError(f"{place} is there already; name a folder that is not")
+        _refuse_below_root(project)
+        try:
+            checked_out(project, options.revision, place)
+            bring_sources(project, place)
+        except BaseException:
+            closed(project, place)
+            raise
+    except InputError as error:
+        sys.exit(f"workspaces: {error}")
+    print(f"{place}; when you are done with it: git worktree remove --force {options.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,14 +2,15 @@
 
 One line per task, label budget, recipe and arm: scores with their intervals, what the training cost, and
 how healthy it ended; the floors stand below. Recipes that share their task are comparable; `make compare`
-runs what is not up to date first. MLflow gets one run per recipe with the same names of metrics in each,
-all tagged with the comparison.
+runs what is not up to date first. The same with a figure is written as a page. MLflow gets one run per recipe
+with the same names of metrics in each, all tagged with the comparison and with the page among their files.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,16 +19,16 @@ from typing import Any
 
 from tasks import layout, params
 from tasks.errors import InputError
+from tasks.pages import comparison
+from tasks.pages.comparison import FLOOR, Results, line_name, of_task, points
 from tasks.pages.scores import Score, TaskScores, arm_name, budget_name, by_budget, by_task, metric_name
 
-FLOOR = "floor"
 RANK = "effective_rank"
 METHODS = {"knn": "k-NN", "probe": "linear probe", "finetune": "fine-tuned"}
 STAGES = {"pretrained": "pretrain", "adapted": "adapt"}
 DECISIONS = {"warn": "warned", "lower_lr": "rate lowered", "roll_back": "rolled back", "stop": "stopped"}
 
 Table = list[list[str]]
-Results = Mapping[str, Sequence[TaskScores]]
 
 
 def read(recipes: Sequence[str]) -> Results:
@@ -54,21 +55,20 @@ def lines(results: Results) -> Table:
     units = dict.fromkeys(str(_record(recipe, "pretrain").get("unit", "")) for recipe in results)
     header = ["task", "labels", "method", *METHODS.values()]
     table = [[*header, f"{' or '.join(filter(None, units))}/s", "wall seconds", "health"]]
-    for task, budget in _points(results):
-        for recipe, scores in _of_task(results, task):
+    for task, budget in points(results):
+        for recipe, scores in of_task(results, task):
             arms = dict.fromkeys(arm for arm, method in scores.lines if method != FLOOR)
             for arm in arms:
                 cells = [_cell(scores.get(arm, method, budget)) for method in METHODS]
                 if any(cells):
-                    name = recipe if arm == "pretrained" else f"{recipe}, {arm_name(arm)}"
-                    place = [f"{task} ({metric_name(scores.metric)})", budget, name]
+                    place = [f"{task} ({metric_name(scores.metric)})", budget, line_name(recipe, arm)]
                     table.append([*place, *cells, *_cost(recipe, STAGES.get(arm))])
     return table
 
 
 def floors(results: Results) -> Table:
     """Header and rows of the floors, each once."""
-    budgets = by_budget(budget for _, budget in _points(results))
+    budgets = by_budget(budget for _, budget in points(results))
     found: dict[tuple[str, str], list[str]] = {}
     for scores in (scores for tasks in results.values() for scores in tasks):
         for arm in (arm for arm, method in scores.lines if method == FLOOR):
@@ -95,29 +95,31 @@ def metrics(recipe: str, tasks: Sequence[TaskScores]) -> dict[str, float]:
     return found | {"health.num_decisions": float(len(losses.get("decisions", ())))}
 
 
-def track(results: Results) -> str:
-    """Tell MLflow, one run per recipe; answers the tag that they share."""
+def write(results: Results) -> Path:
+    """The page with the tables and a figure per number of labels, and the tables as Markdown; where it is."""
+    page = layout.comparison()
+    plots = page.with_suffix(".plots")
+    shutil.rmtree(plots, ignore_errors=True)
+    plots.mkdir(parents=True)
+    title, tables = f"{', '.join(results)} side by side", [lines(results), floors(results)]
+    page.write_text(comparison.render(title, results, tables, plots), encoding="utf-8")
+    page.with_suffix(".md").write_text("\n".join(map(text, tables)), encoding="utf-8")
+    return page
+
+
+def track(results: Results, page: Path) -> str:
+    """Tell MLflow, one run per recipe with the page; answers the tag that they share."""
     from tasks import tracking
     from tasks.config import plain
 
     config = params.load()
-    comparison = f"{' '.join(results)}, {datetime.now():%Y-%m-%d %H:%M:%S}"
+    shared = f"{' '.join(results)}, {datetime.now():%Y-%m-%d %H:%M:%S}"
     for recipe, tasks in results.items():
-        with tracking.comparison_run(comparison, recipe, plain(config.recipe(recipe))) as run:
+        with tracking.comparison_run(shared, recipe, plain(config.recipe(recipe))) as run:
             run.log(metrics(recipe, tasks), step=0)
-    return comparison
-
-
-def _points(results: Results) -> list[tuple[str, str]]:
-    """Tasks with each of their budgets, from few labels to all."""
-    found: dict[str, set[str]] = {}
-    for scores in (scores for tasks in results.values() for scores in tasks):
-        found.setdefault(scores.task, set()).update(scores.budgets)
-    return [(task, budget) for task, budgets in found.items() for budget in by_budget(budgets)]
-
-
-def _of_task(results: Results, task: str) -> list[tuple[str, TaskScores]]:
-    return [(recipe, scores) for recipe, tasks in results.items() for scores in tasks if scores.task == task]
+            run.artifact(page)
+            run.artifact(page.with_suffix(".plots"))
+    return shared
 
 
 def _summary(recipe: str) -> list[dict[str, Any]]:
@@ -178,17 +180,17 @@ def text(table: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
-    """Print the tables and tell MLflow."""
+    """Print the tables, write the page, and tell MLflow."""
     parser = argparse.ArgumentParser(prog="python -m tasks.compare", description=main.__doc__)
     parser.add_argument("recipes", nargs="+", metavar="recipe")
     try:
         results = read(parser.parse_args().recipes)
-        sys.stdout.write(f"{text(lines(results))}\n{text(floors(results))}")
-        sys.stdout.flush()
-        comparison = track(results)
+        page = write(results)
+        print(page.with_suffix(".md").read_text(encoding="utf-8"), end="", flush=True)
+        shared = track(results, page)
     except InputError as error:
         sys.exit(str(error))
-    print(f"MLflow: the runs with tags.comparison = '{comparison}'", file=sys.stderr)
+    print(f"page: {page}\nMLflow: the runs with tags.comparison = '{shared}'", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -256,6 +256,17 @@ class Promote(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Retrain(Settings):
+    """What `retrain` begins with when there is something new to learn."""
+
+    start: Literal["over", "champion"] = setting(
+        "over",
+        "Over: as the recipe says, from its first stage. Champion: the adapted encoder of the model in "
+        "production is adapted to what the domain holds now, or pretrained further where nothing is adapted.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(Settings):
     """Which objective on which encoder over which corpora, with the settings of each stage."""
 
@@ -274,6 +285,7 @@ class Recipe(Settings):
     watch: bool = setting(
         False, "Whether `make ui` keeps an eye on its sources, and trains again when they have changed."
     )
+    retrain: Retrain = setting(Retrain(), "What a recurring training begins with.")
     promote: Promote = setting(
         Promote(), "When the fine-tuned model takes the place of the one in production."
     )

@@ -22,7 +22,9 @@ from typing import Any
 from tasks import gauges, spool
 
 MEASURE_EVERY_SECONDS = 10.0
-SECRET_NAMES = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|(API|ACCESS)_?KEY", re.IGNORECASE)
+SECRET_NAMES = re.compile(
+    r"SECRET|TOKEN|PASSW|AUTH_STRING|CREDENTIAL|PRIVATE|(API|ACCESS)_?KEY", re.IGNORECASE
+)
 IN_ADDRESSES = (
     (re.compile(r"(\w+://)[^/@\s]+@"), r"\1***@"),
     (

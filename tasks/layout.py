@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+HEADS = "heads.safetensors"  # of an objective, beside the folder of its encoder
+
 
 def listing(corpus: str) -> Path:
     """Names, sizes and times of a corpus's sources; a changed listing makes `ingest` run again."""
@@ -50,6 +52,11 @@ def record(recipe: str, stage: str) -> Path:
 def metrics(recipe: str, stage: str) -> Path:
     """The few numbers of a stage that `dvc metrics` compares."""
     return Path("runs") / recipe / f"{stage}.metrics.json"
+
+
+def comparison() -> Path:
+    """Page of the newest comparison; beside it `.md` with the tables and `.plots/` with the figures."""
+    return Path("runs/comparison.html")  # a name that no recipe can have
 
 
 def scratch() -> Path:

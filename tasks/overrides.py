@@ -24,8 +24,8 @@ from ruamel.yaml.anchor import Anchor
 from ruamel.yaml.comments import CommentedBase, CommentedMap
 from ruamel.yaml.error import YAMLError
 
-from tasks import params
-from tasks.config import PARAMS, Config, plain
+from tasks import modalities, params
+from tasks.config import PARAMS, Config, Recipe, plain
 from tasks.errors import InputError, unknown
 
 PROJECT = "UNMASK_PROJECT"  # folder that relative paths mean, where it is not the file's
@@ -35,32 +35,44 @@ ENTRIES = {"corpora": "corpus", "encoders": "encoder", "recipes": "recipe"}
 PLACES = {"from", "train", "validation", "test"}  # keys that may hold a location
 
 
-def apply(recipe: str, changes: Mapping[str, Any], path: Path = PARAMS) -> Config:
+def apply(
+    recipe: str, changes: Mapping[str, Any], path: Path = PARAMS, weights: Path | None = None
+) -> Config:
     """Write the file with other values for some keys; the file stays as it is where one cannot be.
 
     Args:
         recipe: whose keys those are that name no section of the file.
         changes: dotted keys and their values, as JSON or YAML would hold them.
         path: the file.
+        weights: folder of an encoder that the recipe goes on from, instead of its own start.
 
     Raises:
         InputError: a key or value is not known or not possible, or names a place outside the allowed
             roots; says which are.
     """
     before = params.load(path)
-    before.recipe(recipe)
-    written = changed(path.read_text(encoding="utf-8"), recipe, changes)
+    onward = going_on(before.recipe(recipe), weights) if weights else {}
+    written = changed(path.read_text(encoding="utf-8"), recipe, {**changes, **onward})
     aside = path.with_name(f".{path.name}.partial")
     aside.write_text(written, encoding="utf-8")
     try:
         after = params.load(aside)
-        _refuse_places(before, after, Path(os.environ.get(PROJECT) or path.parent))
+        _refuse_places(before, after, Path(os.environ.get(PROJECT) or path.parent), weights)
         aside.replace(path)
     except InputError as error:
         raise InputError(str(error).replace(str(aside), str(path))) from None
     finally:
         aside.unlink(missing_ok=True)
     return after
+
+
+def going_on(recipe: Recipe, weights: Path) -> dict[str, Any]:
+    """The changes by which a recipe goes on from an encoder: adapted further, or else pretrained further."""
+    encoder: dict[str, Any] = {"from": str(weights), "architecture": None, "config": {}}
+    changes: dict[str, Any] = {f"encoders.{recipe.encoder}.{key}": value for key, value in encoder.items()}
+    for key in modalities.tensors(recipe.modality).GO_WITH_WEIGHTS:
+        changes[f"prepare.{key}"] = str(weights)
+    return changes | ({"pretrain.steps": 0} if recipe.adapt.steps else {})
 
 
 def changed(text: str, recipe: str, changes: Mapping[str, Any]) -> str:
@@ -136,9 +148,9 @@ def _is_anchored(value: Any) -> bool:
     return isinstance(value, CommentedBase) and value.anchor.value is not None
 
 
-def _refuse_places(before: Config, after: Config, project: Path) -> None:
+def _refuse_places(before: Config, after: Config, project: Path, weights: Path | None) -> None:
     """Nothing that a form sends may make the pipeline read what was not offered."""
-    known = {place for _, place in places(plain(before))}
+    known = {place for _, place in places(plain(before))} | ({str(weights)} if weights else set())
     roots = [str(project.absolute()), *os.environ.get(ROOTS, "").split()]
     for key, named in places(plain(after)):
         is_hub = ("encoders." in key or "tokenizer" in key) and not (project / named).exists()
@@ -175,10 +187,11 @@ def main() -> None:
     """Command line: set keys of the params.yaml in this folder."""
     parser = argparse.ArgumentParser(prog="python -m tasks.overrides", description=main.__doc__)
     parser.add_argument("recipe")
-    parser.add_argument("changes", nargs="+", metavar="key=value", help="values by the rules of YAML")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="values by the rules of YAML")
+    parser.add_argument("--weights", type=Path, help="folder of an encoder to go on from")
     options = parser.parse_args()
     try:
-        apply(options.recipe, parsed(options.changes))
+        apply(options.recipe, parsed(options.changes), weights=options.weights)
     except InputError as error:
         sys.exit(str(error))
 

@@ -281,10 +281,10 @@ def _unpayable(at: str, recipe: Recipe, encoder: Encoder | None) -> Iterator[str
     """What fine-tuning would refuse after the training is paid for."""
     finetune, is_released = recipe.finetune, encoder is not None and encoder.source is not None
     if "scratch" in finetune.arms:
-        if is_released and finetune.scratch_compute != "same_steps":
+        if (is_released or recipe.retrain.start == "champion") and finetune.scratch_compute != "same_steps":
             yield (
                 f"{at}.finetune.scratch_compute: must be same_steps where the encoder starts from released "
-                f"weights, whose cost is not known; got {finetune.scratch_compute}"
+                f"weights or from the champion, whose cost is not known; got {finetune.scratch_compute}"
             )
     elif recipe.tasks != "none" and not (
         ("pretrained" in finetune.arms and (recipe.pretrain.steps or is_released))

@@ -240,7 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument(
             "--against", help="number of the champion it was judged against, who must still be it"
         )
-    commands.add_parser("rollback", help="make the champion before champion again").add_argument("name")
+    back = commands.add_parser("rollback", help="make the champion before champion again")
+    back.add_argument("name", help="registered model; the recipe's name, unless it says otherwise")
+    back.add_argument("--by", default="", help="who asks; asked again by the same, nothing more happens")
     options = parser.parse_args(argv)
     try:
         return _do(options)
@@ -269,7 +271,7 @@ def _done(options: argparse.Namespace, registry: Registry) -> int:
         print(DECISION + json.dumps({**decision.plain(), **said}) if options.json else decision.markdown())
         return EXITS[decision.result]
     if options.what == "rollback":
-        before, after = registry.roll_back(name)
+        before, after = registry.roll_back(name, options.by)
         print(f"{name}: version {after} is champion again, {before} is not")
         return 0
     version = registry.version(name, options.version)

@@ -65,9 +65,18 @@ class Version:
         )
 
     def download(self, folder: Path) -> Path:
-        """Weights and tokenizer or image processor, in a folder below `folder`."""
-        path = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{self.number}", dst_path=str(folder))
-        (data,) = (Path(path) / "data").iterdir()
+        """Weights and tokenizer or image processor, in a folder below `folder`.
+
+        Raises:
+            InputError: MLflow does not have them any more.
+        """
+        try:
+            path = mlflow.artifacts.download_artifacts(self.uri, dst_path=str(folder))
+            (data,) = (Path(path) / "data").iterdir()
+        except (MlflowException, OSError, ValueError) as error:
+            raise InputError(
+                f"{self.uri}: MLflow has lost its files ({type(error).__name__}: {error})"
+            ) from error
         return data
 
 
@@ -189,20 +198,29 @@ class Registry:
             if waiting and waiting.number == version.number:
                 self._client.delete_registered_model_alias(version.name, CHALLENGER)
 
-    def roll_back(self, name: str) -> tuple[str, str]:
+    def roll_back(self, name: str, by: str = "") -> tuple[str, str]:
         """Make the champion before the present one champion again; the numbers of both.
+
+        Args:
+            name: of the registered model.
+            by: who asks; of somebody who asks again, as after a kill, only the first word counts.
 
         Raises:
             InputError: there is none.
         """
         with self._alone():
-            there = {str(one.version) for one in self._client.search_model_versions(f"name = '{name}'")}
+            versions = list(self._client.search_model_versions(f"name = '{name}'"))
+            there = {str(one.version) for one in versions}
             now = self.aliased(name, CHAMPION)
             number = now.number if now else ""
+            for one in versions:
+                if by and one.tags.get("rolled_back_by") == by and str(one.version) != number:
+                    return str(one.version), number
             before = [one for one in self.champions(name) if one in there and one != number]
             if now is None or not before:
                 raise InputError(f"{name} has no champion before the present one; nothing is changed")
-            self.write(now, {"word": "rolled back", "reason": f"version {before[-1]} is champion again"})
+            reason = f"version {before[-1]} is champion again"
+            self.write(now, {"word": "rolled back", "reason": reason, "rolled_back_by": by})
             self._client.set_registered_model_alias(name, CHAMPION, before[-1])
             self._client.set_registered_model_tag(name, HISTORY, json.dumps(before))
         return number, before[-1]

@@ -72,15 +72,16 @@ def flow_run(name: str, settings: Mapping[str, Any], key: str, *, tags: Mapping[
 
 @contextlib.contextmanager
 def comparison_run(comparison: str, name: str, settings: Mapping[str, Any]) -> Iterator[Run]:
-    """Track what one of several compared recipes came to, in a run of its own.
+    """Track what one of several compared recipes came to, in a run of its own (below the flow's, if any).
 
     Args:
         comparison: a tag that the runs of one comparison share, and no others.
         name: recipe.
         settings: what to show as parameters.
     """
+    parent = os.environ.get(PARENT, "")
     tags = {"stage": "compare", "name": name, "comparison": comparison}
-    with _tracked(f"compare@{name}-{comparison}", f"compare@{name}", "", settings, tags) as run:
+    with _tracked(f"compare@{name}-{comparison}", f"compare@{name}", parent, settings, tags) as run:
         yield run
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tasks.downstream.readings import Readings
 
 log = logging.getLogger(__name__)
-HEADS = "heads.safetensors"
+HEADS = layout.HEADS
 COST = "cost.json"
 EVALUATION_BATCH = 64
 MOST_FOR_READINGS = 0.05  # of the time; more is told with what to change
@@ -78,7 +78,22 @@ def build_objective(name: str, config: Config, stage: Path | None = None) -> Obj
     choose(objective, getattr(recipe.prepare, "sequence_length", 0), device)
     if stage:
         objective.load_state_dict(load_file(stage / HEADS), strict=False)
+    elif encoder.source:
+        _take_heads(name, objective, Path(encoder.source))
     return objective
+
+
+def _take_heads(name: str, objective: Objective, weights: Path) -> None:
+    """Go on with the heads that lie with an encoder of ours, as far as they are of the same shape."""
+    for file in (weights / HEADS, weights.parent / HEADS):
+        if file.exists():
+            mine, kept = objective.state_dict(), load_file(file)
+            fitting = {
+                key: value for key, value in kept.items() if key in mine and mine[key].shape == value.shape
+            }
+            objective.load_state_dict(fitting, strict=False)
+            log.info("%s goes on with %d of %d parts of the heads in %s", name, len(fitting), len(kept), file)
+            return
 
 
 class HeldOut:

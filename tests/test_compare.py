@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,20 @@ def test_floors_stand_below_once(project: Path) -> None:
     ]  # fmt: skip
 
 
+def test_page_says_what_the_intervals_tell_and_draws_each_number_of_labels(project: Path) -> None:
+    finished(project, "one", 0.5)
+    finished(project, "two", 0.9)
+    page = compare.write(compare.read(["one", "two"]))
+    text = re.sub(r"</?span[^>]*>", "", page.read_text())
+    assert "letter, fine-tuned with 50 labels: two reaches 100.0 %, above all others." in text.replace(
+        "\u00a0", " "
+    )
+    assert text.count("<svg") == 2
+    assert "60.0 [50.0–70.0]" in text
+    assert (page.with_suffix(".plots") / "comparison-letter-50.png").exists()
+    assert "| two " in page.with_suffix(".md").read_text()
+
+
 def test_every_recipe_is_a_run_with_the_same_names_of_metrics(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,15 +110,19 @@ def test_every_recipe_is_a_run_with_the_same_names_of_metrics(
     monkeypatch.setenv("UNMASK_TRACKING", "on")
     finished(project, "one", 0.5)
     finished(project, "two", 0.6)
-    shared = compare.track(compare.read(["one", "two"]))
+    results = compare.read(["one", "two"])
+    shared = compare.track(results, compare.write(results))
     told: dict[str, dict[str, Any]] = {}
+    files: list[str] = []
     for path in spool.folder(tracking.tracking_uri()).glob("*.jsonl"):
         said: dict[str, Any] = {}
         for line, _ in spool.read(path):
+            files += [Path(line["artifact"]["copy"]).name] if "artifact" in line else []
             for part in ("params", "tags", "m"):
                 said.setdefault(part, {}).update(line.get(part, {}))
         told[said["tags"]["name"]] = said
     assert {said["tags"]["comparison"] for said in told.values()} == {shared}
+    assert sorted(files) == ["comparison.html", "comparison.html", "comparison.plots", "comparison.plots"]
     assert told["one"]["params"]["pretrain.lr"] == "0.001"
     assert told["one"]["m"].keys() == told["two"]["m"].keys()
     expected = {

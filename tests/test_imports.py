@@ -33,7 +33,7 @@ def test_imports_flow_one_way(path: Path) -> None:
 @pytest.mark.parametrize(
     ("tool", "places"),
     [
-        ("mlflow", {"tasks/mlflow_runs.py", "tasks/registry.py"}),
+        ("mlflow", {"tasks/mlflow_runs.py", "tasks/registry.py", "tasks/serve.py"}),
         ("prefect", {"flows"}),
         ("dvc", {"flows"}),
         ("great_expectations", {"tasks"}),

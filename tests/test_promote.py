@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,101 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks import layout, promote, tracking
-from tasks.downstream.results import KEPT, PREDICTIONS
-from tests.tiny import tiny_classifier
-
-NUM_ROWS = 200
-PARAMS = """
-corpora:
-  none: {modality: text}
-  sets: {modality: text, tasks: {urgency: {from: unused}}}
-encoders: {tiny: {architecture: bert}}
-recipes:
-  notes:
-    modality: text
-    general: none
-    domain: none
-    tasks: sets
-    encoder: tiny
-    validate: {}
-    prepare: {}
-    pretrain: {objective: {name: masked_lm}, steps: 0}
-    adapt: {steps: 0}
-    finetune: {}
-    report: {}
-    promote: {mode: auto, slices: [label], max_slowdown: 50}
-"""
-
-
-class Project:
-    """A project whose recipe has run: "yes" is right in 140 of 200 rows, and the model says always the same."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "params.yaml").write_text(PARAMS)
-        self.labels = ["yes" if row < 0.7 * NUM_ROWS else "no" for row in range(NUM_ROWS)]
-        columns = {"id": [f"r{row}" for row in range(NUM_ROWS)], "label": self.labels}
-        self.test = pa.table({**columns, "text": ["good"] * NUM_ROWS})
-        self.leakage: list[dict[str, Any]] = []
-        self.runs = 0
-
-    def run(self, says: str) -> None:
-        """Leave what finetune leaves."""
-        self.runs += 1
-        table = layout.corpus("sets") / "tasks" / "urgency" / "test.parquet"
-        table.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(self.test, table)
-        out = layout.run("notes", "finetune")
-        (out / "models").mkdir(parents=True, exist_ok=True)
-        which = {"task": "urgency", "arm": "scratch", "method": "finetune", "budget": "50", "seed": 1}
-        ids = self.test.column("id").to_pylist()
-        rows = [
-            {**which, "id": ids[row], "label": self.labels[row], "prediction": says}
-            for row in range(NUM_ROWS)
-        ]
-        rows += [{**row, "seed": 0, "prediction": "of another run"} for row in rows]
-        pq.write_table(pa.Table.from_pylist(rows, PREDICTIONS), out / "predictions.parquet")
-        (out / KEPT).write_text(json.dumps({"urgency": {key: which[key] for key in which if key != "task"}}))
-        model = out / "models" / "urgency"
-        tiny_classifier(model, says)
-        for stage in ("pretrain", "adapt"):
-            layout.run("notes", stage).mkdir(parents=True, exist_ok=True)
-            (layout.run("notes", stage) / "losses.json").write_text(json.dumps({"decisions": []}))
-        (layout.run("notes", "adapt") / "gap.json").write_text("{}")
-        layout.validated("notes").mkdir(parents=True, exist_ok=True)
-        validation = {"checks": [], "leakage": self.leakage}
-        (layout.validated("notes") / "validation.json").write_text(json.dumps(validation))
-        with tracking.stage_run("finetune", "notes", {}, f"run-{self.runs}") as run:
-            run.model(model, "urgency", {"text": ["good", "bad"]})
-            record = {"mlflow_run_id": run.id(60)}
-        layout.record("notes", "finetune").write_text(json.dumps(record))
-
-    def judged(self, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-        code = promote.main(["judge", "notes"])
-        return code, capsys.readouterr().out
-
-    def champion(self) -> str | None:
-        from tasks.registry import Registry
-
-        found = Registry(tracking.tracking_uri()).aliased("notes", "champion")
-        return found.number if found else None
-
-    def answer(self) -> str:
-        """What the served champion says of a text."""
-        import mlflow
-
-        mlflow.set_tracking_uri(tracking.tracking_uri())
-        return str(mlflow.pyfunc.load_model("models:/notes@champion").predict({"text": ["good"]})["label"][0])
+from tests.production import PARAMS, Project, begun
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("UNMASK_TRACKING", "on")
-    monkeypatch.setenv("UNMASK_SCRATCH", str(tmp_path / "scratch"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    subprocess.run(["git", "init", "-q"], check=True)
-    return Project(tmp_path)
+    return begun(tmp_path, monkeypatch)
 
 
 def registry() -> Any:

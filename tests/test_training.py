@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,27 @@ def test_changes_and_normalisation_of_released_weights_last_from_stage_to_stage(
         assert (found.patch_size, found.hidden_dropout_prob, found.hidden_size) == (8, 0.25, 16)
     processor = json.loads((folder / "model/preprocessor_config.json").read_text())
     assert processor["image_std"] == [0.4, 0.5, 0.6]
+
+
+@pytest.mark.parametrize("place", ["model", "."], ids=["beside the model's folder", "in it"])
+def test_heads_that_lie_with_an_encoder_of_ours_go_on_with_it(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = finished_run.config("simclr", **HEADS["simclr"])
+    finished_run.leave(config)
+    folder = layout.run("shapes", "pretrain")
+    earlier = training.build_objective("shapes", config, folder).state_dict()
+    moved = tmp_path / "kept" / place
+    shutil.copytree(folder / "model", moved)
+    shutil.copyfile(folder / training.HEADS, tmp_path / "kept" / training.HEADS)
+    config.encoders["tiny"] = Encoder(source=str(moved))
+    config = dataclasses.replace(config, seed=config.seed + 1)
+    onward = training.build_objective("shapes", config).state_dict()
+    heads_ = [name for name in onward if not name.startswith("model.")]
+    assert heads_
+    for name in heads_:
+        torch.testing.assert_close(onward[name], earlier[name], rtol=0, atol=0)
 
 
 def test_what_contradicts_released_weights_is_told_with_the_recipe(weights: Path) -> None:

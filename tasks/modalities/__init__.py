@@ -159,6 +159,7 @@ class Tensors(Protocol):
         OFFERS: what objectives can ask of a sample, in the words of `Objective.reads`.
         READS: kind of batch that `vectors` takes, in the same words.
         BULKY: columns of records that `inputs` reads and nothing after it.
+        GO_WITH_WEIGHTS: keys of `prepare` that name the folder of weights which a training goes on from.
     """
 
     PrepareSettings: type[Settings]
@@ -166,6 +167,7 @@ class Tensors(Protocol):
     OFFERS: tuple[str, ...]
     READS: tuple[str, ...]
     BULKY: tuple[str, ...]
+    GO_WITH_WEIGHTS: tuple[str, ...]
 
     def prepare(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import shutil
@@ -12,13 +14,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows import access
+from flows.deploy import FLOWS
 from tests.flows import toy
+
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 def free_port() -> int:
@@ -96,10 +102,16 @@ class Project:
     prefect_port: int
     mlflow: Mlflow
     ui: subprocess.Popen[str]
+    credentials: dict[str, str] = field(default_factory=dict)
 
     @property
     def api(self) -> str:
         return f"http://127.0.0.1:{self.prefect_port}/api"
+
+    @property
+    def pages(self) -> str:
+        """Where Prefect's pages are."""
+        return f"http://127.0.0.1:{self.prefect_port}/v2"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -139,10 +151,10 @@ class Project:
             else:
                 path.unlink(missing_ok=True)
 
-    def ask(self, path: str, body: dict[str, Any] | None = None, method: str | None = None) -> Any:
+    def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """Prefect's answer, as its web page gets it."""
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self.credentials}
         request = urllib.request.Request(f"{self.api}/{path}", data, headers, method=method)
 
         def answer() -> tuple[Any] | None:
@@ -156,25 +168,76 @@ class Project:
 
         return wait_until(answer)[0]
 
+    def begin(self, deployment: str, **parameters: Any) -> str:
+        """Ask for a run of a deployment, as the page does; the run's id."""
+        number = self.ask(f"deployments/name/{FLOWS[deployment]}/{deployment}")["id"]
+        asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return str(self.ask(f"deployments/{number}/create_flow_run", asked)["id"])
+
+    def ended(self, *runs: str, seconds: float = 120) -> list[dict[str, Any]]:
+        """The runs of these ids, when all of them are over."""
+
+        def over() -> list[dict[str, Any]]:
+            found = [self.ask(f"flow_runs/{run}") for run in runs]
+            return found if all(run["state"]["type"] in FINAL for run in found) else []
+
+        return list(wait_until(over, seconds))
+
+    def values(self, run: dict[str, Any]) -> set[str]:
+        """`pretrain.steps` of a run of toy: what its branch's params.yaml, its dvc.lock and its model say."""
+        from ruamel.yaml import YAML
+
+        def kept(name: str) -> Any:
+            git = ["git", "-C", str(self.folder), "show", f"runs/{run['name']}:{name}"]
+            return YAML(typ="safe").load(subprocess.check_output(git, text=True))
+
+        def cached(md5: str) -> str:
+            return (self.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).read_text()
+
+        made = kept("dvc.lock")["stages"]["pretrain@toy"]
+        (model,) = (out["md5"] for out in made["outs"] if out["path"] == "runs/toy/pretrain")
+        (content,) = (file["md5"] for file in json.loads(cached(model)) if file["relpath"] == "model")
+        locked = made["params"]["params.yaml"]["recipes.toy.pretrain"]["steps"]
+        return {str(kept("params.yaml")["recipes"]["toy"]["pretrain"]["steps"]), str(locked), cached(content)}
+
     def patch(self, path: str, body: dict[str, Any]) -> None:
         """Change something as the web page does."""
         self.ask(path, body, "PATCH")
 
 
-@pytest.fixture(scope="session")
-def shared_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    folder = toy.make(tmp_path_factory.mktemp("toy") / "project")
+@contextlib.contextmanager
+def serving(folder: Path, **more: str) -> Iterator[Project]:
+    """`make ui` in a new toy project.
+
+    Args:
+        folder: of the project.
+        more: variables of its environment.
+    """
+    toy.make(folder)
     prefect, mlflow = free_port(), free_port()
-    env = toy.environment(folder, UNMASK_PREFECT_PORT=str(prefect), UNMASK_MLFLOW_PORT=str(mlflow))
+    env = toy.environment(folder, UNMASK_PREFECT_PORT=str(prefect), UNMASK_MLFLOW_PORT=str(mlflow), **more)
     command = [sys.executable, "-m", "flows.ui"]
     ui = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
     assert ui.stdout is not None
-    for line in ui.stdout:
-        if "Ctrl-C" in line:
-            break
-    yield Project(folder, prefect, Mlflow(folder, mlflow), ui)
-    ui.terminate()
-    ui.communicate(timeout=60)
+    project = Project(folder, prefect, Mlflow(folder, mlflow), ui)
+    if access.PASSWORD in more:
+        pair = f"{more[access.USER]}:{more[access.PASSWORD]}".encode()
+        project.credentials["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    try:
+        said = ""
+        while "Ctrl-C" not in (line := ui.stdout.readline()):
+            said += line
+            assert line, f"make ui ended:\n{said}"
+        yield project
+    finally:  # a test may have started it anew
+        project.ui.terminate()
+        project.ui.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def shared_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    with serving(tmp_path_factory.mktemp("toy") / "project") as project:
+        yield project
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import gc, workspaces
-from flows.bringing import ALIVE
+from flows import gc, lives, workspaces
 from tasks import layout
 from tasks.errors import InputError
 from tests.flows import toy
@@ -64,8 +63,8 @@ def test_old_branches_go_beyond_the_newest_and_the_needed(project: Path) -> None
 def test_folder_of_a_run_under_way_stays(project: Path) -> None:
     for name in ("dead", "alive"):
         old(layout.scratch() / "worktrees" / name, 40)
-    (layout.scratch() / ALIVE).mkdir()
-    with (layout.scratch() / ALIVE / "alive").open("w") as file:
+    lives.folder().mkdir()
+    with lives.file("alive").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert found(project) == [("folder", "dead")]
         with pytest.raises(InputError, match="1 runs are under way"):
@@ -99,7 +98,7 @@ def test_cache_keeps_what_branches_name_and_loses_the_rest(
         }
 
     make(3)
-    place = workspaces.opened(project, "id", "toy", {"seed": 1})
+    place = workspaces.opened(project, "id", ["toy"], {"seed": 1})
     workspaces.kept(project, place, "first", "first: pretrain@toy")
     workspaces.closed(project, place)
     make(4)

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from prefect.exceptions import ObjectNotFound
 
-from flows import keeper
-from flows.bringing import ALIVE
+from flows import keeper, lives
 from tasks import layout
 from tests.flows import toy
 
@@ -95,7 +94,7 @@ class Server:
 
 
 def alive(run: Run) -> Path:
-    file = layout.scratch() / ALIVE / str(run.id)
+    file = lives.file(str(run.id))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
     return file

@@ -39,7 +39,7 @@ def test_second_run_is_cached_and_both_are_seen_in_both_servers(project: Project
     first = newest_flow_run(project)
     assert set(task_states(project, first["id"]).values()) == {"Completed"}
     artifacts = project.ask("artifacts/filter", {})
-    assert {"progress-pretrain-toy", "report-toy", "stages-toy"} <= {
+    assert {"progress-pretrain-toy", "report-toy", "stages-toy", "toy-views"} <= {
         artifact["key"] for artifact in artifacts
     }
 
@@ -51,6 +51,7 @@ def test_second_run_is_cached_and_both_are_seen_in_both_servers(project: Project
         "look": "Completed",
         "ingest@a": "Cached",
         "pretrain@toy": "Cached",
+        "finetune@toy": "Cached",
         "report@toy": "Cached",
     }
     assert project.tried("pretrain@toy") == 1
@@ -103,9 +104,7 @@ def under_way(project: Project) -> psutil.Process | None:
 
 
 def test_run_from_the_page_survives_a_killed_training_and_ends_when_cancelled(project: Project) -> None:
-    deployment = project.ask("deployments/name/pipeline/train")["id"]
-    asked = {"parameters": {"recipe": "slow", "until": "pretrain"}, "state": {"type": "SCHEDULED"}}
-    flow_run = project.ask(f"deployments/{deployment}/create_flow_run", asked)["id"]
+    flow_run = project.begin("train", recipe="slow", until="pretrain")
     first = wait_until(lambda: under_way(project), 60)
     (project.folder / "step.txt").unlink()
     first.kill()
@@ -124,9 +123,8 @@ def test_run_from_the_page_survives_a_killed_training_and_ends_when_cancelled(pr
 
 
 def test_page_refuses_a_recipe_that_does_not_exist(project: Project) -> None:
-    deployment = project.ask("deployments/name/pipeline/train")["id"]
     with pytest.raises(urllib.error.HTTPError) as refusal:
-        project.ask(f"deployments/{deployment}/create_flow_run", {"parameters": {"recipe": "tyo"}})
+        project.begin("train", recipe="tyo")
     assert b"tyo" in refusal.value.read()
 
 
@@ -147,7 +145,7 @@ def test_page_form_offers_the_recipes(project: Project) -> None:
     form = json.loads(
         subprocess.check_output([sys.executable, "-c", program], cwd=project.folder, env=project.environment)
     )
-    assert form["recipe"]["enum"] == ["toy", "slow", "broken"]
+    assert form["recipe"]["enum"] == ["toy", "slow", "broken", "other", "notes"]
     assert form["recipe"]["description"] == "Entry of params.yaml's recipes."
     assert "report" in form["until"]["enum"]
 
@@ -160,35 +158,10 @@ def test_runs_at_once_keep_their_own_values_and_the_twin_takes_the_others_result
         {"pretrain.steps": 6, "encoder": "other"},
     ]
     wanted.append(wanted[0])
-    deployment = project.ask("deployments/name/pipeline/train")["id"]
-    runs = {}
-    for changes in wanted:
-        asked = {"parameters": {"recipe": "toy", "until": "pretrain", "changes": changes}}
-        run = project.ask(
-            f"deployments/{deployment}/create_flow_run", asked | {"state": {"type": "SCHEDULED"}}
-        )
-        runs[run["id"]] = changes
-
-    def over() -> list[Any]:
-        found = [project.ask(f"flow_runs/{run}") for run in runs]
-        return (
-            found if all(run["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED") for run in found) else []
-        )
-
-    for run in wait_until(over, 120):
+    runs = [project.begin("train", recipe="toy", until="pretrain", changes=changes) for changes in wanted]
+    for run, changes in zip(project.ended(*runs), wanted, strict=True):
         assert run["state"]["name"] == "Completed", run["state"]["message"]
-        steps = runs[run["id"]]["pretrain.steps"]
-        branch = f"runs/{run['name']}"
-        git = ["git", "-C", str(project.folder), "show"]
-        params = YAML(typ="safe").load(subprocess.check_output([*git, f"{branch}:params.yaml"], text=True))
-        lock = YAML(typ="safe").load(subprocess.check_output([*git, f"{branch}:dvc.lock"], text=True))
-        made = lock["stages"]["pretrain@toy"]
-        (model,) = (out["md5"] for out in made["outs"] if out["path"] == "runs/toy/pretrain")
-        assert params["recipes"]["toy"]["pretrain"]["steps"] == steps
-        assert made["params"]["params.yaml"]["recipes.toy.pretrain"]["steps"] == steps
-        files = json.loads((project.folder / ".dvc/cache/files/md5" / model[:2] / model[2:]).read_text())
-        (content,) = (entry["md5"] for entry in files if entry["relpath"] == "model")
-        assert (project.folder / ".dvc/cache/files/md5" / content[:2] / content[2:]).read_text() == str(steps)
+        assert project.values(run) == {str(changes["pretrain.steps"])}
     assert project.tried("pretrain@toy") == 3
     assert not list((project.folder / "scratch" / "worktrees").glob("*"))
     params = YAML(typ="safe").load(project.folder / "params.yaml")

@@ -12,21 +12,6 @@ from tests.flows.conftest import Project, wait_until
 from tests.flows.test_pipeline import newest_flow_run, under_way
 
 pytestmark = pytest.mark.servers
-FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-def ask_for(project: Project, recipe: str = "toy") -> str:
-    deployment = project.ask("deployments/name/retrain/retrain")["id"]
-    asked = {"parameters": {"recipe": recipe}, "state": {"type": "SCHEDULED"}}
-    return str(project.ask(f"deployments/{deployment}/create_flow_run", asked)["id"])
-
-
-def ended(project: Project, *runs: str) -> list[dict[str, Any]]:
-    def over() -> list[dict[str, Any]]:
-        found = [project.ask(f"flow_runs/{run}") for run in runs]
-        return found if all(run["state"]["type"] in FINAL for run in found) else []
-
-    return list(wait_until(over, 120))
 
 
 def test_new_data_trains_and_nothing_new_ends_at_once(project: Project) -> None:
@@ -34,7 +19,7 @@ def test_new_data_trains_and_nothing_new_ends_at_once(project: Project) -> None:
     for content in ("one", "one", "three"):
         if (project.folder / "raw.txt").read_text() != content:
             (project.folder / "raw.txt").write_text(content)
-        (run,) = ended(project, ask_for(project))
+        (run,) = project.ended(project.begin("retrain", recipe="toy"))
         states.append(run["state"]["name"])
     (project.folder / "raw.txt").write_text("one")
     assert states == ["Completed", "Nothing new", "Completed"]
@@ -46,7 +31,7 @@ def test_new_data_trains_and_nothing_new_ends_at_once(project: Project) -> None:
 
 
 def test_of_ticks_in_a_heap_one_trains(project: Project) -> None:
-    runs = ended(project, *(ask_for(project) for _ in range(4)))
+    runs = project.ended(*(project.begin("retrain", recipe="toy") for _ in range(4)))
     names = sorted(run["state"]["name"] for run in runs)
     assert project.tried("pretrain@toy") == 1
     assert set(names) <= {"Completed", "Under way", "Superseded", "Nothing new"}, names
@@ -64,7 +49,7 @@ def test_event_starts_retraining(project: Project) -> None:
 
     (run,) = wait_until(new, 30)
     assert run["parameters"] == {"recipe": "toy"}
-    assert ended(project, run["id"])[0]["state"]["name"] in ("Completed", "Nothing new")
+    assert project.ended(run["id"])[0]["state"]["name"] in ("Completed", "Nothing new")
 
 
 def test_schedule_that_was_switched_on_stays_on_when_deployed_again(project: Project) -> None:

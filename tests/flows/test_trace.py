@@ -40,7 +40,7 @@ def faults(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_chain_leads_from_the_report_to_the_raw_file(folder: Path) -> None:
     told = "\n".join(trace.tell(Project(folder), Subject("toy")))
     stages = re.findall(r"^(\w+@\w+|list)$", told, re.MULTILINE)
-    assert stages == ["report@toy", "pretrain@toy", "ingest@a", "list"]
+    assert stages == ["report@toy", "finetune@toy", "pretrain@toy", "ingest@a", "list"]
     head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=folder, text=True).strip()
     assert head in told
     assert "read              raw.txt, MIT" in told
@@ -113,7 +113,7 @@ def test_broken_list_of_files_in_the_cache_is_named(folder: Path, monkeypatch: p
 
 
 def test_run_of_mlflow_that_does_not_lie_here_is_not_passed_off(folder: Path) -> None:
-    with pytest.raises(InputError, match="is of another run of MLflow"):
+    with pytest.raises(InputError, match="is not of that run of MLflow"):
         [*trace.tell(Project(folder), Subject("toy", last="pretrain", run_id="0" * 32))]
 
 
@@ -151,7 +151,7 @@ def test_branch_of_a_run_is_traced_though_the_folder_went_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNMASK_SCRATCH", str(folder / "scratch"))
-    place = workspaces.opened(folder, "id", "toy", {"seed": 1})
+    place = workspaces.opened(folder, "id", ["toy"], {"seed": 1})
     branch = workspaces.kept(folder, place, "toy run", "toy run: report@toy")
     workspaces.closed(folder, place)
     (folder / "dvc.lock").unlink()
@@ -161,7 +161,16 @@ def test_branch_of_a_run_is_traced_though_the_folder_went_on(
     project = Project(folder, what.revision)
     told = "\n".join(trace.tell(project, what))
     assert "branch            runs/toy-run" in told
-    assert f"git worktree add ../toy-again {what.revision[:12]}" in told
+    again = told.rpartition("again             ")[2]
+    assert again.startswith(
+        f"python -m flows.workspaces {what.revision[:12]} ../toy-again && cd ../toy-again"
+    )
+    (folder / "raw.txt").rename(folder / "raw.txt.kept")  # what git holds comes with the commit
+    env = toy.environment(folder, UNMASK_TRACKING="off")
+    done = subprocess.run(again, shell=True, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (folder.parent / "toy-again" / "runs" / "toy" / "pretrain" / "model").read_text() == "3"
+    (folder / "raw.txt.kept").rename(folder / "raw.txt")
     assert [*verify.faults(project, what.address)] == []
 
 

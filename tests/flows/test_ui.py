@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from flows import ui
+from flows.access import Access
 from tasks.errors import InputError
 from tests.flows.conftest import Project, answers, free_port
 
@@ -22,7 +23,7 @@ def test_taken_port_is_named_with_its_holder_and_the_way_out(monkeypatch: pytest
         with pytest.raises(
             InputError, match=rf"port {port} .*taken by process .*UNMASK_PREFECT_PORT={port + 1}"
         ):
-            ui.ports()
+            ui.ports("127.0.0.1")
 
 
 @pytest.mark.parametrize("nonsense", ["http", "0", "65536", "-1"])
@@ -30,7 +31,7 @@ def test_port_that_is_none_is_refused(nonsense: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("UNMASK_MLFLOW_PORT", nonsense)
     monkeypatch.setenv("UNMASK_PREFECT_PORT", str(free_port()))
     with pytest.raises(InputError, match="between 1 and 65535"):
-        ui.ports()
+        ui.ports("127.0.0.1")
 
 
 @pytest.mark.servers
@@ -40,9 +41,9 @@ def test_mlflow_is_shown_at_our_runs_as_soon_as_there_are_some(
     port = int(shared_project.mlflow.uri.rpartition(":")[2])
     address = f"http://127.0.0.1:{port}/#/experiments"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of nobody")
-    assert ui.runs_page(port) == address
+    assert ui.runs_page(Access(), port) == address
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "Default")
-    assert ui.runs_page(port) == f"{address}/0?workflowType=machine_learning"
+    assert ui.runs_page(Access(), port) == f"{address}/0?workflowType=machine_learning"
 
 
 @pytest.mark.servers

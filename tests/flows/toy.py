@@ -10,7 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 PARAMS = """
-corpora: {a: {modality: text, from: raw.txt}, none: {modality: text}}
+corpora:
+  a: {modality: text, from: raw.txt}
+  none: {modality: text}
+  sets: {modality: text, tasks: {urgency: {from: raw.txt}}}
 encoders: {tiny: {architecture: bert}, other: {architecture: bert}}
 recipes:
   toy: &toy
@@ -27,6 +30,14 @@ recipes:
     report: {}
   slow: {<<: *toy, pretrain: {<<: *pretrain, steps: 3000}}
   broken: {<<: *toy, pretrain: {<<: *pretrain}}
+  other: {<<: *toy, pretrain: {<<: *pretrain, steps: 4}}
+  notes:                 # the model says what finetune.steps says: 1 no, 2 yes
+    <<: *toy
+    tasks: sets
+    pretrain: {<<: *pretrain}
+    finetune: {steps: 1}
+    promote: {mode: ask, max_slowdown: 50}
+    retrain: {start: champion}
 """
 
 DVC = """
@@ -36,24 +47,31 @@ stages:
     always_changed: true
     outs: [{data/listings: {cache: false}}]
   ingest:
-    foreach: [a]
+    foreach: [a, sets]
     do:
       cmd: python stage.py ingest ${item}
-      deps: [data/listings/a.json]
+      deps: ["data/listings/${item}.json"]
       outs: ["data/corpora/${item}", "data/corpora/${item}.listing.json"]
   pretrain:
-    foreach: [toy, slow, broken]
+    foreach: [toy, slow, broken, other, notes]
     do:
       cmd: python stage.py pretrain ${item}
       deps: [data/corpora/a, stage.py]
       params: ["recipes.${item}.pretrain"]
       outs: ["runs/${item}/pretrain", "runs/${item}/pretrain.record.json"]
       metrics: [{"runs/${item}/pretrain.metrics.json": {cache: false}}]
+  finetune:
+    foreach: {toy: a, slow: a, broken: a, other: a, notes: sets}
+    do:
+      cmd: python stage.py finetune ${key}
+      deps: ["runs/${key}/pretrain", "data/corpora/${item}"]
+      params: ["recipes.${key}.finetune"]
+      outs: ["data/validated/${key}", "runs/${key}/adapt", "runs/${key}/finetune", "runs/${key}/finetune.record.json"]
   report:
-    foreach: [toy, slow, broken]
+    foreach: [toy, slow, broken, other, notes]
     do:
       cmd: python stage.py report ${item}
-      deps: ["runs/${item}/pretrain"]
+      deps: ["runs/${item}/finetune"]
       outs: ["runs/${item}/report"]
 """
 
@@ -70,13 +88,16 @@ shown = pathlib.Path(os.environ["UNMASK_SCRATCH"]).parent  # wherever this run w
 with (shown / "tried.txt").open("a") as file:
     file.write(f"{stage}@{name}\\n")
 if stage == "ingest":
-    out = pathlib.Path("data/corpora/a")
+    out = pathlib.Path("data/corpora") / name
     out.mkdir(parents=True)
+    if name == "sets":
+        from tests import production
+        production.leave_corpus(production.labelled_rows())
     (out / "rows").write_text(pathlib.Path("raw.txt").read_text())
-    listed = json.loads(pathlib.Path("data/listings/a.json").read_text())
+    listed = json.loads(pathlib.Path(f"data/listings/{name}.json").read_text())
     for entry in listed["files"]:
         entry["sha256"] = hashlib.sha256(pathlib.Path(entry["location"]).read_bytes()).hexdigest()
-    pathlib.Path("data/corpora/a.listing.json").write_text(json.dumps(listed))
+    pathlib.Path(f"data/corpora/{name}.listing.json").write_text(json.dumps(listed))
     (out / "manifest.json").write_text(json.dumps({"sources": [{"location": "raw.txt", "license": "MIT"}]}))
 elif stage == "pretrain":
     settings = yaml.safe_load(open("params.yaml"))["recipes"][name]["pretrain"]
@@ -91,7 +112,7 @@ elif stage == "pretrain":
             print(f"step {step}/{settings['steps']} loss {1 / step:.3f}")
             run.log({"loss": 1 / step}, step)
             (shown / "step.txt").write_text(str(step))
-            if settings["steps"] > 10:
+            if name == "slow":
                 time.sleep(0.05)
             if stop:
                 (shown / "checkpoint.txt").write_text(str(step))
@@ -99,13 +120,34 @@ elif stage == "pretrain":
                 sys.exit(143)
         (out / "pretrain").mkdir(parents=True)
         (out / "pretrain" / "model").write_text(str(settings["steps"]))
+        (out / "pretrain" / "losses.json").write_text(json.dumps({"decisions": []}))
         (out / "pretrain.metrics.json").write_text(json.dumps({"loss": 1 / settings["steps"]}))
         (out / "pretrain.record.json").write_text(json.dumps(
             {"seconds": 1.0, "mlflow_run_id": run.id(), "device": "toy", "git_commit": "toy"}))
+elif stage == "finetune":
+    settings = yaml.safe_load(open("params.yaml"))["recipes"][name]["finetune"]
+    out, pretrained = pathlib.Path("runs") / name, (pathlib.Path("runs") / name / "pretrain" / "model").read_text()
+    if name == "notes":
+        from tests import production
+        steps = settings["steps"]
+        production.leave(production.labelled_rows(), ("no", "yes")[steps - 1], f"key-of-{steps}-{pretrained}")
+    else:
+        (out / "finetune.record.json").write_text("{}")
+        pathlib.Path("data/validated").mkdir(parents=True, exist_ok=True)
+        (pathlib.Path("data/validated") / name).mkdir()
+    (out / "finetune").mkdir(exist_ok=True)
+    row = {"task": "letter", "kind": "classification", "metric": "accuracy", "arm": "pretrained", "method": "probe"}
+    mean = 0.9 if name == "toy" else 0.5
+    row |= {"budget": "50", "mean": mean, "low": mean - 0.1, "high": mean + 0.1, "seeds": 3}
+    (out / "finetune" / "summary.json").write_text(json.dumps([row]))
+    (out / "adapt" / "model").mkdir(parents=True)
+    (out / "adapt" / "model" / "weights").write_text(f"adapted from {pretrained}")
 else:
     out = pathlib.Path("runs") / name / "report"
-    out.mkdir(parents=True)
+    (out / "plots").mkdir(parents=True)
     (out / "report.html").write_text("<h1>report</h1>")
+    from PIL import Image
+    Image.new("RGB", (64, 32), "teal").save(out / "plots" / "views.png")
 """
 
 

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 UNIT = "images"
 OFFERS = READS = ("images",)
 BULKY = ("picture",)
+GO_WITH_WEIGHTS = ()
 KINDS = ("classification", "segmentation")
 
 

@@ -33,6 +33,7 @@ UNIT = "tokens"
 OFFERS = ("rows", "spans")
 READS = ("rows",)
 BULKY = ()  # a tokenizer's ids are no shorter than the text, which is shown as well
+GO_WITH_WEIGHTS = ("tokenizer.from",)
 
 
 @dataclass(frozen=True, kw_only=True)
