@@ -69,7 +69,8 @@ def test_person_decides_who_is_champion_and_retraining_goes_on_from_it(source: P
     project = source
     first = project.begin("train", recipe=NOTES, changes={"finetune.steps": 1})
     paused(project, first)
-    (question,) = [a for a in project.ask("artifacts/filter", {}) if a["key"] == "promotion-notes"][-1:]
+    asked = project.ask("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [first]}}})
+    (question,) = [artifact for artifact in asked if artifact["key"] == "promotion-notes"]
     assert "notes has no champion yet" in question["data"]
     assert champion(project) is None, "nobody has said so"
     assert answer(project, first, promote=True) == "Completed"
