@@ -61,7 +61,8 @@ def bring(wish: Wish, turn: AbstractContextManager[None] | None = None) -> dict[
     _refuse(wish)
     with at_work({"recipe": wish.recipe}) as here:
         with turn or nullcontext():
-            start = champion.Start(wish.recipe, wish.project) if wish.onward else None
+            run = str(runtime.flow_run.id)
+            start = champion.Start(wish.recipe, wish.project, run) if wish.onward else None
             if start is not None and start.is_settled:
                 return {}
             with _place(wish, here.title, start.begun() if start else None) as folder:

@@ -30,19 +30,22 @@ class Start:
     """What a retraining of a recipe begins with: the champion's encoder, and what there is to learn now.
 
     DVC cannot say whether there is anything new: each champion is another start, so that to it all of it is.
+    A run that is tried again goes on with what it began with, whatever params.yaml says by now.
 
     Args:
         recipe: entry of params.yaml's recipes.
         project: folder of the project.
+        run: id of the flow run.
 
     Raises:
         InputError: a source cannot be listed, or the champion's weights are lost; says what to do.
     """
 
-    def __init__(self, recipe: str, project: Path) -> None:
-        self._file = layout.scratch() / "retrained" / f"{recipe}.json"
-        self._digest = _digest(recipe, project)
+    def __init__(self, recipe: str, project: Path, run: str) -> None:
+        self._run = run
+        self._file = _memory() / f"{recipe}.json"
         known = spool.load(self._file)
+        self._digest = known["digest"] if known.get("run") == run else _digest(recipe, project)
         is_known = known.get("digest") == self._digest and Path(known.get("weights") or "/").exists()
         self.is_settled = is_known and bool(known.get("settled"))
         if is_known:  # begun before: the same start again, so that its stages are found
@@ -64,7 +67,17 @@ class Start:
     def _remember(self, *, is_settled: bool) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         weights = str(self._weights or "")
-        spool.store(self._file, {"digest": self._digest, "weights": weights, "settled": is_settled})
+        said = {"run": self._run, "digest": self._digest, "weights": weights, "settled": is_settled}
+        spool.store(self._file, said)
+
+
+def remembered() -> str:
+    """What the last retraining of each recipe began with."""
+    return "".join(file.read_text(encoding="utf-8") for file in sorted(_memory().glob("*.json")))
+
+
+def _memory() -> Path:
+    return layout.scratch() / "retrained"
 
 
 def _digest(recipe: str, project: Path) -> str:

@@ -1,4 +1,4 @@
-"""Frees what nobody needs any more: old branches of runs, their folders, checkpoints, and DVC's cache.
+"""Frees what nobody needs any more: old branches of runs, folders, checkpoints, starts, and DVC's cache.
 
     python -m flows.gc                     # says what would go, and how much that frees
     python -m flows.gc --yes               # removes it
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows import lives, workspaces
+from flows import champion, lives, workspaces
 from tasks import layout, tracking
 from tasks.errors import InputError
 
@@ -29,7 +29,7 @@ class Item:
     """Something that can go.
 
     Attributes:
-        kind: folder, branch, checkpoint or page.
+        kind: folder, branch, checkpoint, page or start (an encoder that a retraining went on from).
         name: of it.
         days: since it was last touched.
         size: bytes that go with it at once; a branch's are in DVC's cache.
@@ -64,11 +64,20 @@ def items(project: Path, *, keep: int, days: float) -> Iterator[Item]:
     listed = workspaces.git(
         project, "for-each-ref", "--sort=-committerdate", f"--format={form}", "refs/heads/runs/"
     )
+    staying = []
     for place, line in enumerate(listed.splitlines()):
         name, seconds = line.split()
         age = (time.time() - int(seconds)) / 86400
         if place >= keep and age > days and name not in needed:
             yield Item("branch", name, age)
+        else:
+            staying.append(name)
+    named = champion.remembered() + "".join(
+        workspaces.git(project, "show", f"{name}:params.yaml") for name in staying
+    )
+    for folder in sorted(champion.folder().glob("*/")):
+        if _age(folder) > days and folder.name not in named:
+            yield Item("start", str(folder), _age(folder), _size(folder))
 
 
 def remove(project: Path, item: Item) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import gc, lives, workspaces
+from flows import champion, gc, lives, workspaces
 from tasks import layout
 from tasks.errors import InputError
 from tests.flows import toy
@@ -76,6 +77,18 @@ def test_checkpoint_that_was_written_lately_stays(project: Path) -> None:
     fresh = old(layout.scratch() / "checkpoints" / "lately", 40)
     (fresh / "step").write_text("now")
     assert found(project) == [("checkpoint", "long ago")]
+
+
+def test_encoder_that_a_run_went_on_from_stays_as_long_as_its_branch(project: Path) -> None:
+    starts = {name: old(champion.folder() / name, 40) for name in ("5eed0001", "5eed0002", "5eed0003")}
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(f"{text}  # from {starts['5eed0001']}\n")
+    subprocess.run(["git", *toy.WHO, "commit", "-qam", "goes on"], cwd=project, check=True)
+    branch(project, "today", 0)
+    memory = layout.scratch() / "retrained"
+    memory.mkdir()
+    (memory / "toy.json").write_text(json.dumps({"weights": str(starts["5eed0002"])}))
+    assert found(project) == [("start", "5eed0003")]
 
 
 def test_cache_keeps_what_branches_name_and_loses_the_rest(
