@@ -50,7 +50,7 @@ def compare(
                 failures[recipe] = failure
         finished = [recipe for recipe in wanted if recipe not in failures]
         if finished:
-            here.keep(project, folder, f"{STAGES[-1]}@{finished[0]}")
+            here.keep(project, folder, " ".join(f"{STAGES[-1]}@{recipe}" for recipe in finished))
         if len(finished) > 1:
             side_by_side(here.order("", folder), finished)
         if failures:

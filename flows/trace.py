@@ -61,26 +61,27 @@ class Subject:
         return f"{self.last}@{self.recipe}"
 
 
-def subject(name: str, folder: Path) -> Subject:
+def subjects(name: str, folder: Path) -> list[Subject]:
     """What a name means: a recipe, a report, a branch, a run or a registered model of MLflow.
+
+    The branch of a comparison holds several recipes, everything else one.
 
     Raises:
         InputError: nothing is known by that name.
     """
     if name.startswith("models:/"):
-        return _registered(name, folder)
+        return [_registered(name, folder)]
     if RUN_ID.fullmatch(name):
-        return _tracked(name, folder, ())
+        return [_tracked(name, folder, ())]
     if name.startswith("runs/") and (found := _commit(name, folder)):
-        last, _, recipe = (
-            workspaces.git(folder, "log", "-1", "--format=%s", found).rpartition(" ")[2].partition("@")
-        )
-        return Subject(recipe, found, last, (("branch", name),))
+        kept = workspaces.git(folder, "log", "-1", "--format=%s", found).partition(": ")[2]
+        parts = [address.partition("@") for address in kept.split()]
+        return [Subject(recipe, found, last, (("branch", name),)) for last, _, recipe in parts]
     recipe = Path(name).parts[1] if name.startswith("runs/") and len(Path(name).parts) > 1 else name
     recipes = params.read_yaml(folder / "params.yaml").get("recipes", {})
     if recipe not in recipes:
         raise InputError(unknown("recipe, report, branch runs/..., models:/... or MLflow run", name, recipes))
-    return Subject(recipe)
+    return [Subject(recipe)]
 
 
 def champion(name: str, folder: Path) -> Subject | None:
@@ -225,13 +226,14 @@ def main() -> int:
     options = parser.parse_args()
     folder = Path.cwd()
     try:
-        what = subject(options.name, folder)
-        project = Project(folder, what.revision)
+        every = subjects(options.name, folder)
+        project = Project(folder, every[0].revision)
         if not options.verify:
-            print("\n".join(tell(project, what)))
+            print("\n\n".join("\n".join(tell(project, what)) for what in every))
             return 0
-        found = [*faults(project, what.address)]
-        found += registered_faults(project, what.recipe, what.version) if what.version else []
+        found = [*dict.fromkeys(fault for what in every for fault in faults(project, what.address))]
+        for what in every:
+            found += registered_faults(project, what.recipe, what.version) if what.version else []
     except InputError as error:
         sys.exit(f"trace: {error}")
     print("\n".join(found) or "all of it is here, and as it was")

@@ -33,7 +33,9 @@ def test_settled_is_what_the_run_began_with(weights: Path, monkeypatch: pytest.M
     again = champion.Start("notes", Path("project"), "run 1")
     assert again.begun() == weights
     again.settle()
-    assert not champion.Start("notes", Path("project"), "run 2").is_settled, "nobody has learnt the edited ones"
+    assert not champion.Start("notes", Path("project"), "run 2").is_settled, (
+        "nobody has learnt the edited ones"
+    )
     says(monkeypatch, "settings of then")
     assert champion.Start("notes", Path("project"), "run 3").is_settled
 

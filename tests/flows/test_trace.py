@@ -156,7 +156,7 @@ def test_branch_of_a_run_is_traced_though_the_folder_went_on(
     workspaces.closed(folder, place)
     (folder / "dvc.lock").unlink()
     monkeypatch.chdir(folder)
-    what = trace.subject(branch, folder)
+    (what,) = trace.subjects(branch, folder)
     assert (branch, what.recipe, what.last) == ("runs/toy-run", "toy", "report")
     project = Project(folder, what.revision)
     told = "\n".join(trace.tell(project, what))
@@ -176,11 +176,19 @@ def test_branch_of_a_run_is_traced_though_the_folder_went_on(
 
 @pytest.mark.parametrize(("name", "recipe"), [("toy", "toy"), ("runs/toy/report/report.html", "toy")])
 def test_names_of_a_subject(folder: Path, name: str, recipe: str) -> None:
-    assert trace.subject(name, folder).recipe == recipe
+    assert [what.recipe for what in trace.subjects(name, folder)] == [recipe]
+
+
+def test_branch_of_a_comparison_names_every_recipe(folder: Path) -> None:
+    message = "compare-swift-otter: report@toy report@other"
+    subprocess.run(["git", *toy.WHO, "commit", "-q", "--allow-empty", "-m", message], cwd=folder, check=True)
+    subprocess.run(["git", "branch", "runs/compare-swift-otter"], cwd=folder, check=True)
+    found = trace.subjects("runs/compare-swift-otter", folder)
+    assert [what.address for what in found] == ["report@toy", "report@other"]
 
 
 def test_unknown_name_and_stage_that_never_ran(folder: Path) -> None:
     with pytest.raises(InputError, match="did you mean 'toy'"):
-        trace.subject("tyo", folder)
+        trace.subjects("tyo", folder)
     with pytest.raises(InputError, match="unknown stage 'report@slow'; .*known: report@toy"):
         [*trace.tell(Project(folder), Subject("slow"))]
