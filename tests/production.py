@@ -12,9 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks import layout, promote, tracking
-from tasks.downstream.results import KEPT, PREDICTIONS
-from tests.tiny import tiny_classifier
+from tasks import layout, tracking
 
 NUM_ROWS = 200
 PARAMS = """
@@ -57,6 +55,9 @@ def leave_corpus(test: pa.Table) -> None:
 
 def leave(test: pa.Table, says: str, key: str, leakage: Sequence[dict[str, Any]] = ()) -> None:
     """What the stages of `notes` leave of a model that says always the same; pretraining's losses apart."""
+    from tasks.downstream.results import KEPT, PREDICTIONS  # these load transformers, which takes seconds
+    from tests.tiny import tiny_classifier
+
     out = layout.run("notes", "finetune")
     (out / "models").mkdir(parents=True, exist_ok=True)
     which = {"task": "urgency", "arm": "scratch", "method": "finetune", "budget": "50", "seed": 1}
@@ -99,6 +100,8 @@ class Project:
         leave(self.test, says, f"run-{self.runs}", self.leakage)
 
     def judged(self, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+        from tasks import promote
+
         code = promote.main(["judge", "notes"])
         return code, capsys.readouterr().out
 

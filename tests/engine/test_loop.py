@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models.encoders import UnknownEncoder
@@ -325,48 +326,37 @@ def test_pull_to_initial_holds_the_weights_back() -> None:
     assert distance[1] < 0.5 * distance[0]
 
 
-SCRIPT = """
-import sys, time, torch
-from pathlib import Path
-from safetensors.torch import save_file
-import tests.conftest
-from tests.tiny import Rows, tiny_objective
-from tasks.engine.loop import train
-from tasks.engine.settings import TrainSettings
-from tasks.engine.state import History
-folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-settings = TrainSettings(steps=120, batch_size=8, checkpoint_every=5, log_every=4, ema_decay=0.9)
-objective = tiny_objective("declutr")
-print("ready", flush=True)
-train(objective, Rows(objective.reads), settings, seed=1, checkpoints=folder)
-save_file({k: v.contiguous().clone() for k, v in objective.state_dict().items()}, out)
-"""
+def train_and_save(folder: Path, out: Path) -> None:
+    settings = TrainSettings(steps=120, batch_size=8, checkpoint_every=5, log_every=4, ema_decay=0.9)
+    objective = tiny_objective("declutr")
+    train(objective, Rows(objective.reads), settings, seed=1, checkpoints=folder)
+    save_file({name: value.contiguous().clone() for name, value in objective.state_dict().items()}, out)
 
 
-def start(folder: Path, out: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), str(out)], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": "."},
-    )  # fmt: skip
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
+def start(folder: Path, out: Path) -> ForkProcess:
+    """A process that can be killed; forked, because loading torch anew takes longer than the training."""
+    process = get_context("fork").Process(target=train_and_save, args=(folder, out))
+    process.start()
     return process
 
 
 @pytest.mark.slow
 def test_run_killed_at_any_moment_ends_bit_equal(tmp_path: Path) -> None:
     whole = tmp_path / "whole.safetensors"
-    with start(tmp_path / "undisturbed", whole) as process:
-        assert process.wait(60) == 0
+    undisturbed = start(tmp_path / "undisturbed", whole)
+    undisturbed.join(120)
+    assert undisturbed.exitcode == 0
     out = tmp_path / "killed.safetensors"
     for at_least in (5, 40, 80):
-        with start(tmp_path / "killed", out) as process:
-            while not any(int(p.stem[5:]) >= at_least for p in (tmp_path / "killed").glob("step-*.json")):
-                assert process.poll() is None
-                time.sleep(0.005)
-            process.kill()
-    with start(tmp_path / "killed", out) as process:
-        assert process.wait(60) == 0
+        process = start(tmp_path / "killed", out)
+        while not any(int(p.stem[5:]) >= at_least for p in (tmp_path / "killed").glob("step-*.json")):
+            assert process.is_alive()
+            time.sleep(0.005)
+        process.kill()
+        process.join()
+    last = start(tmp_path / "killed", out)
+    last.join(120)
+    assert last.exitcode == 0
     assert out.read_bytes() == whole.read_bytes()
 
 

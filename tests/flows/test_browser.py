@@ -26,7 +26,7 @@ QUIET = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-PATIENCE = 60_000  # milliseconds; two cores run the servers, the browser and the flows
+PATIENCE = 180_000  # milliseconds; two cores run the servers, the browser and the flows
 
 pytestmark = [
     pytest.mark.servers,
@@ -98,7 +98,7 @@ def newest(project: Project, before: set[str]) -> str:
         found = project.ask("flow_runs/filter", {"sort": "START_TIME_DESC"})
         return [run["id"] for run in found if run["id"] not in before]
 
-    return str(wait_until(new)[0])
+    return str(wait_until(new, 60)[0])
 
 
 def known(project: Project) -> set[str]:

@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.skipif(postgres.programs() is None, reason="PostgreSQL is not installed"),
 ]
 STEPS = 1200  # a line of log each
-AT_ONCE = int(os.environ.get("UNMASK_RUNS_AT_ONCE", "4"))
+AT_ONCE = int(os.environ.get("UNMASK_RUNS_AT_ONCE", "3"))
 PASSWORD = "correct-horse-battery"
 
 
