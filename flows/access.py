@@ -52,11 +52,15 @@ class Access:
         Raises:
             OSError: it does not answer, or not well.
         """
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        if self.user:
-            pair = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
-            request.add_header("Authorization", f"Basic {pair}")
-        return urllib.request.urlopen(request, timeout=timeout)
+        headers = {"Content-Type": "application/json", **self.headers()}
+        return urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=timeout)
+
+    def headers(self) -> dict[str, str]:
+        """Of a request, by which it shows who asks."""
+        if not self.user:
+            return {}
+        pair = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        return {"Authorization": f"Basic {pair}"}
 
     def of_clients(self) -> dict[str, str]:
         """Variables by which programs show who they are."""

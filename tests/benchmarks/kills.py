@@ -4,8 +4,9 @@
     python -m tests.benchmarks.kills --kills 10 --objective moco dino   # pretraining on pictures, each method
 
 Moments are drawn from when a stage has kept a checkpoint since it was started (or a tenth of its time,
-where it keeps none), so that they fall into the work and not into its imports. Passes where all outputs (weights, heads with queues, centres and teachers, losses, records, tables;
-not times and addresses) have the same bytes and MLflow holds every metric step once.
+where it keeps none), so that they fall into the work and not into its imports. Passes where all
+outputs (weights, heads with queues, centres and teachers, losses, records, tables; not times and
+addresses) have the same bytes and MLflow holds every metric step once.
 """
 
 from __future__ import annotations

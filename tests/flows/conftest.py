@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -219,10 +218,8 @@ def serving(folder: Path, **more: str) -> Iterator[Project]:
     command = [sys.executable, "-m", "flows.ui"]
     ui = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
     assert ui.stdout is not None
-    project = Project(folder, prefect, Mlflow(folder, mlflow), ui)
-    if access.PASSWORD in more:
-        pair = f"{more[access.USER]}:{more[access.PASSWORD]}".encode()
-        project.credentials["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    who = access.Access(user=more.get(access.USER, ""), password=more.get(access.PASSWORD, ""))
+    project = Project(folder, prefect, Mlflow(folder, mlflow), ui, who.headers())
     try:
         said = ""
         while "Ctrl-C" not in (line := ui.stdout.readline()):

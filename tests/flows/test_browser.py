@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flows.deploy import FLOWS
 from tests.flows.conftest import Project, wait_until
 from tests.flows.test_pipeline import under_way
 from tests.flows.test_production import answer, champion, paused
@@ -69,8 +70,8 @@ def page(browser: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     assert not outside, "pages that call home"
 
 
-def deployment(project: Project, flow: str, name: str) -> str:
-    number = project.ask(f"deployments/name/{flow}/{name}")["id"]
+def deployment(project: Project, name: str) -> str:
+    number = project.ask(f"deployments/name/{FLOWS[name]}/{name}")["id"]
     return f"{project.pages}/deployments/deployment/{number}"
 
 
@@ -107,7 +108,7 @@ def known(project: Project) -> set[str]:
 
 def test_form_starts_a_run_that_is_watched_to_its_end(project: Project, page: Page) -> None:
     before = known(project)
-    page.goto(f"{deployment(project, 'pipeline', 'train')}/run")
+    page.goto(f"{deployment(project, 'train')}/run")
     page.get_by_text("Last stage to run; those before it run as far as they are out of date.").wait_for()
     page.get_by_role("button", name="Submit").click()
     page.get_by_text(re.compile("required", re.IGNORECASE)).first.wait_for()
@@ -147,7 +148,7 @@ def test_schedule_is_switched_on_and_off(project: Project, page: Page) -> None:
         (found,) = project.ask("deployments/name/retrain/retrain")["schedules"]
         return bool(found["active"])
 
-    page.goto(deployment(project, "retrain", "retrain"))
+    page.goto(deployment(project, "retrain"))
     switch = page.get_by_role("switch", name=re.compile("toggle At"))
     assert not is_active()
     switch.click()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import socket
@@ -69,16 +68,16 @@ def status(url: str, body: bytes | None = None, **headers: str) -> int:
 
 def test_both_servers_ask_who_is_there_and_let_a_browser_of_another_machine_in(team: Project) -> None:
     prefect, mlflow = f"{team.api}/flow_runs/filter", f"{team.mlflow.uri}/api/2.0/mlflow/experiments/search"
-    wrong = "Basic " + base64.b64encode(b"team:wrong-horse-battery").decode()
-    right = "Basic " + base64.b64encode(f"team:{PASSWORD}".encode()).decode()
+    wrong = access.Access(user="team", password="wrong-horse-battery").headers()
+    right = access.Access(user="team", password=PASSWORD).headers()
     asked = b'{"max_results": 10}'
     for url, body in ((prefect, b"{}"), (mlflow, asked)):
         assert status(url, body) == 401
-        assert status(url, body, Authorization=wrong) == 401
-        assert status(url, body, Authorization=right) == 200
+        assert status(url, body, **wrong) == 401
+        assert status(url, body, **right) == 200
     own = f"http://{socket.gethostname()}:{team.mlflow.port}"
-    assert status(mlflow, asked, Authorization=right, Origin=own, Host=own.removeprefix("http://")) == 200
-    assert status(mlflow, asked, Authorization=right, Origin="http://elsewhere.example") == 403
+    assert status(mlflow, asked, **right, Origin=own, Host=own.removeprefix("http://")) == 200
+    assert status(mlflow, asked, **right, Origin="http://elsewhere.example") == 403
     secret = team.folder / "scratch" / "access"
     assert secret.stat().st_mode & 0o077 == 0, "its users are nobody else's to read"
 
