@@ -126,7 +126,7 @@ def chosen() -> Access:
             f"{HOST}={host}: expected an IPv4 address or name of this machine ({error})"
         ) from error
     if address.is_loopback:
-        return Access(host)
+        return Access(str(address))
     user, password = os.environ.get(USER, ""), os.environ.get(PASSWORD, "")
     is_good = len(password) >= SHORTEST and f"{user}{password}".isascii()
     if not user or ":" in user or not is_good:
@@ -136,7 +136,7 @@ def chosen() -> Access:
             f"leave {HOST} alone and reach them through a tunnel: "
             "ssh -L 4200:127.0.0.1:4200 -L 5000:127.0.0.1:5000 <this machine>"
         )
-    return Access(host, user, password, tuple(os.environ.get(NAMES, "").split()))
+    return Access(str(address), user, password, (host, *os.environ.get(NAMES, "").split()))
 
 
 def credentials() -> dict[str, str]:

@@ -11,13 +11,14 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from flows import trace
+from flows import lives, trace
 from flows.past import Project
 from tasks import layout, listing, params, spool
 from tasks.config import plain
 from tasks.errors import InputError
 
 SLOTS = ("general", "domain", "tasks")
+BEGUN = ".begun"  # suffix of what a flow run began with, beside the file by which it is known to live
 NOT_LEARNT = ("description", "watch", "promote", "retrain", "report")  # settings that change no weight
 
 
@@ -42,12 +43,13 @@ class Start:
     """
 
     def __init__(self, recipe: str, project: Path, run: str) -> None:
-        self._run = run
         self._file = _memory() / f"{recipe}.json"
-        known = spool.load(self._file)
-        self._digest = known["digest"] if known.get("run") == run else _digest(recipe, project)
+        self._own = lives.file(run).with_suffix(BEGUN)
+        begun, last = spool.load(self._own), spool.load(self._file)
+        self._digest = begun.get("digest") or _digest(recipe, project)
+        known = begun or last
         is_known = known.get("digest") == self._digest and Path(known.get("weights") or "/").exists()
-        self.is_settled = is_known and bool(known.get("settled"))
+        self.is_settled = is_known and last.get("digest") == self._digest and bool(last.get("settled"))
         if is_known:  # begun before: the same start again, so that its stages are found
             self._weights = Path(known["weights"]) if known["weights"] else None
         else:
@@ -57,23 +59,23 @@ class Start:
         """Remember what is begun; the encoder to go on from, None to start over."""
         where = f"goes on from {self._weights}" if self._weights else "no champion yet: starts over"
         get_run_logger().info(where)
-        self._remember(is_settled=False)
+        said = {"digest": self._digest, "weights": str(self._weights or "")}
+        for file in (self._own, self._file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            spool.store(file, said)
         return self._weights
 
     def settle(self) -> None:
-        """All of it is learnt, and the model has been judged."""
-        self._remember(is_settled=True)
-
-    def _remember(self, *, is_settled: bool) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        weights = str(self._weights or "")
-        said = {"run": self._run, "digest": self._digest, "weights": weights, "settled": is_settled}
-        spool.store(self._file, said)
+        """All of it is learnt, and the model has been judged; a run that began since has the last word."""
+        last = spool.load(self._file)
+        if last.get("digest") == self._digest:
+            spool.store(self._file, {**last, "settled": True})
 
 
 def remembered() -> str:
-    """What the last retraining of each recipe began with."""
-    return "".join(file.read_text(encoding="utf-8") for file in sorted(_memory().glob("*.json")))
+    """What the last retraining of each recipe, and those that may be tried again, began with."""
+    files = [*_memory().glob("*.json"), *lives.folder().glob(f"*{BEGUN}")]
+    return "".join(file.read_text(encoding="utf-8") for file in sorted(files))
 
 
 def _memory() -> Path:

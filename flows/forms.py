@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from tasks import params
-from tasks.errors import InputError
 
 OWN = "the recipe's own"
 NOTHING = "nothing"
+LEAST_BUDGET, MOST_BUDGET = 0.001, 100.0
 STAGES = ("ingest", "validate", "prepare", "pretrain", "adapt", "finetune", "report")
 
 
@@ -35,13 +35,8 @@ def changed(recipe: str, encoder: str, budget: float, changes: dict[str, Any]) -
         encoder: another one than the recipe's, or `OWN`.
         budget: training steps, in times of the recipe's.
         changes: keys and values as they were given.
-
-    Raises:
-        InputError: the budget is none.
     """
     wanted: dict[str, Any] = {} if encoder == OWN else {"encoder": encoder}
-    if budget <= 0:
-        raise InputError(f"budget {budget}: expected more than 0, such as 0.1 for a tenth of the steps")
     if budget != 1:
         settings = params.load().recipe(recipe)
         steps = {"pretrain": settings.pretrain.steps, "adapt": settings.adapt.steps}
@@ -61,4 +56,4 @@ else:
     Encoder = Literal[(OWN, *names("encoders"))]
     Stage = Literal[STAGES[1:]]
     Redo = Literal[(NOTHING, *STAGES[1:])]
-Budget = Annotated[float, Field(ge=0.001, le=100)]
+Budget = Annotated[float, Field(ge=LEAST_BUDGET, le=MOST_BUDGET)]

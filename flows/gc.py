@@ -11,6 +11,7 @@ the folder itself needs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -64,17 +65,18 @@ def items(project: Path, *, keep: int, days: float) -> Iterator[Item]:
     listed = workspaces.git(
         project, "for-each-ref", "--sort=-committerdate", f"--format={form}", "refs/heads/runs/"
     )
-    staying = []
+    going = set()
     for place, line in enumerate(listed.splitlines()):
         name, seconds = line.split()
         age = (time.time() - int(seconds)) / 86400
         if place >= keep and age > days and name not in needed:
+            going.add(name)
             yield Item("branch", name, age)
-        else:
-            staying.append(name)
-    named = champion.remembered() + "".join(
-        workspaces.git(project, "show", f"{name}:params.yaml") for name in staying
-    )
+    named = champion.remembered() + (project / "params.yaml").read_text(encoding="utf-8")
+    for name in workspaces.git(project, "for-each-ref", "--format=%(refname:short)").splitlines():
+        if name not in going:
+            with contextlib.suppress(InputError):  # of before there was such a file
+                named += workspaces.git(project, "show", f"{name}:params.yaml")
     for folder in sorted(champion.folder().glob("*/")):
         if _age(folder) > days and folder.name not in named:
             yield Item("start", str(folder), _age(folder), _size(folder))

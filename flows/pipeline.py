@@ -22,7 +22,20 @@ from prefect.utilities.names import generate_slug
 
 from flows import services, work
 from flows.bringing import Wish, bring
-from flows.forms import NOTHING, OWN, STAGES, Budget, Encoder, Recipe, Redo, Stage, changed, names
+from flows.forms import (
+    LEAST_BUDGET,
+    MOST_BUDGET,
+    NOTHING,
+    OWN,
+    STAGES,
+    Budget,
+    Encoder,
+    Recipe,
+    Redo,
+    Stage,
+    changed,
+    names,
+)
 from flows.services import DEFAULT_API, answers
 from tasks import layout
 from tasks.errors import InputError
@@ -90,6 +103,12 @@ def server() -> Iterator[str | None]:
         yield None
 
 
+def _budget(word: str) -> float:
+    if not LEAST_BUDGET <= (budget := float(word)) <= MOST_BUDGET:
+        raise argparse.ArgumentTypeError(f"{word} is not within {LEAST_BUDGET} and {MOST_BUDGET:.0f}")
+    return budget
+
+
 def main() -> int:
     """Command line: `python -m flows.pipeline <recipe> [--set pretrain.steps=500]`."""
     parser = argparse.ArgumentParser(description=(pipeline.__doc__ or "").splitlines()[0])
@@ -107,7 +126,9 @@ def main() -> int:
         default=OWN,
         help="another encoder than the recipe's",
     )
-    parser.add_argument("--budget", type=float, default=1.0, help="training steps, in times of the recipe's")
+    parser.add_argument(
+        "--budget", type=_budget, default=1.0, help="training steps, in times of the recipe's"
+    )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other values for this run")
     parser.add_argument(
         "--apart",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 LAST_STAGE = "report"
+COMPARED = "compare"  # what runs of a comparison are tagged with, in the place of a stage
 MOST_FILES = 20  # raw files of a corpus that are told one by one
 NO_LICENCE = "no licence given"
 
@@ -72,10 +73,14 @@ def subjects(name: str, folder: Path) -> list[Subject]:
     if name.startswith("models:/"):
         return [_registered(name, folder)]
     if RUN_ID.fullmatch(name):
-        return [_tracked(name, folder, ())]
+        return _tracked(name, folder, ())
     if name.startswith("runs/") and (found := _commit(name, folder)):
         kept = workspaces.git(folder, "log", "-1", "--format=%s", found).partition(": ")[2]
-        parts = [address.partition("@") for address in kept.split()]
+        parts = [address.partition("@") for address in kept.split() if "@" in address]
+        if not parts:
+            raise InputError(
+                f"{name}: its last commit is of no run; name the commit by which the run kept it"
+            )
         return [Subject(recipe, found, last, (("branch", name),)) for last, _, recipe in parts]
     recipe = Path(name).parts[1] if name.startswith("runs/") and len(Path(name).parts) > 1 else name
     recipes = params.read_yaml(folder / "params.yaml").get("recipes", {})
@@ -107,13 +112,13 @@ def _registered(name: str, folder: Path) -> Subject:
             raise InputError(f"{name}: {model} has no {alias}; champions so far: {registry.champions(model)}")
     facts = [("registered model", f"{version.name}, version {version.number}")]
     facts += [(label, version.tags[tag]) for label, tag in WRITTEN if version.tags.get(tag)]
-    return replace(_tracked(version.run_id, folder, tuple(facts)), version=version)
+    return replace(_tracked(version.run_id, folder, tuple(facts))[0], version=version)
 
 
 WRITTEN = (("decision", "decision"), ("because", "why"), ("word", "word"), ("reason", "reason"))
 
 
-def _tracked(run_id: str, folder: Path, facts: tuple[tuple[str, str], ...]) -> Subject:
+def _tracked(run_id: str, folder: Path, facts: tuple[tuple[str, str], ...]) -> list[Subject]:
     """What MLflow knows of a run, and of the flow run above it."""
     from tasks.registry import Registry, reachable
 
@@ -124,15 +129,18 @@ def _tracked(run_id: str, folder: Path, facts: tuple[tuple[str, str], ...]) -> S
         facts += (("MLflow parent", f"{parent.info.run_name}, {parent.info.run_id}"),)
     above = (parent or run).data.tags
     facts += tuple((label, above[tag]) for label, tag in LINKS if tag in above)
-    is_stage = "stage" in run.data.tags
-    recipe = run.data.tags["name"] if is_stage else above.get("recipe", "")
+    stage = run.data.tags.get("stage", "")
     branch = above.get("branch", "")
     revision = _commit(branch, folder) if branch else ""
     if branch and not revision:
         raise InputError(f"branch {branch} is not here; git fetch origin {branch}:{branch}")
-    return Subject(
-        recipe, revision, run.data.tags.get("stage", LAST_STAGE), facts, run_id if is_stage else ""
-    )
+    if stage and stage != COMPARED:
+        return [Subject(run.data.tags["name"], revision, stage, facts, run_id)]
+    if stage:
+        recipes = [run.data.tags["name"]]
+    else:
+        recipes = [what.recipe for what in subjects(branch, folder)] if branch else above["recipe"].split()
+    return [Subject(recipe, revision, facts=facts) for recipe in recipes]
 
 
 LINKS = (("branch", "branch"), ("Prefect", "prefect.url"))
@@ -225,18 +233,24 @@ def main() -> int:
     parser.add_argument("--verify", action="store_true", help="hash everything of it again")
     options = parser.parse_args()
     folder = Path.cwd()
+    from tasks.registry import reachable  # takes 2 s
+
     try:
         every = subjects(options.name, folder)
         project = Project(folder, every[0].revision)
         if not options.verify:
             print("\n\n".join("\n".join(tell(project, what)) for what in every))
             return 0
-        found = [*dict.fromkeys(fault for what in every for fault in faults(project, what.address))]
+        found = []
         for what in every:
-            found += registered_faults(project, what.recipe, what.version) if what.version else []
+            refuse_another(project, what)
+            found += faults(project, what.address)
+            if what.version:
+                with reachable(tracking.tracking_uri()):
+                    found += registered_faults(project, what.recipe, what.version)
     except InputError as error:
         sys.exit(f"trace: {error}")
-    print("\n".join(found) or "all of it is here, and as it was")
+    print("\n".join(dict.fromkeys(found)) or "all of it is here, and as it was")
     return 1 if found else 0
 
 

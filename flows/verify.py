@@ -43,12 +43,18 @@ def registered_faults(project: Project, recipe: str, version: Version) -> Iterat
         recipe: whose model it is.
         version: of the registered model.
     """
-    made = f"{layout.run(recipe, 'finetune')}/models/{version.tags['task']}/"
+    task = version.tags.get("task")
+    if task is None:
+        yield f"{version.uri}: was not registered by a run of ours, so that nothing tells what it is made of"
+        return
+    made = f"{layout.run(recipe, 'finetune')}/models/{task}/"
     outs = project.stages.get(f"finetune@{recipe}", {}).get("outs", ())
     files = {path: known for out in outs if "md5" in out for path, known in project.objects(out).items()}
     wanted = {path.removeprefix(made): known for path, known in files.items() if path.startswith(made)}
     if not wanted:
-        return  # the cache has lost the list of its files, as `faults` tells
+        if files:  # else the cache has lost the list of its files, as `faults` tells
+            yield f"{version.uri}: finetune@{recipe} has kept no model of {task}"
+        return
     with tempfile.TemporaryDirectory() as folder:
         try:
             copy = version.download(Path(folder))

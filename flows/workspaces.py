@@ -186,10 +186,10 @@ def _override(
 ) -> None:
     if not changes and weights is None:
         return
-    words = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-    words += ["--weights", str(weights)] if weights else []
+    words = ["--weights", str(weights)] if weights else []
+    words += ["--", recipe, *(f"{key}={json.dumps(value)}" for key, value in changes.items())]
     done = subprocess.run(  # by the worktree's code, which may know objectives that ours does not
-        [sys.executable, "-m", "tasks.overrides", recipe, *words],
+        [sys.executable, "-m", "tasks.overrides", *words],
         cwd=place, env={**os.environ, overrides.PROJECT: str(project)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip

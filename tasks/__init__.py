@@ -7,3 +7,8 @@ import os
 # asleep at once 0.21 s, after this much spinning 0.10, always spinning 0.08; beside one busy process
 # 0.12, 0.28 and 1.0. OpenMP reads this once, when torch is first imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+# Whom `make ui` has its servers ask for, by the names under which MLflow's client looks for it.
+if "UNMASK_USER" in os.environ and "UNMASK_PASSWORD" in os.environ:
+    os.environ.setdefault("MLFLOW_TRACKING_USERNAME", os.environ["UNMASK_USER"])
+    os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", os.environ["UNMASK_PASSWORD"])

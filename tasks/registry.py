@@ -68,16 +68,23 @@ class Version:
         """Weights and tokenizer or image processor, in a folder below `folder`.
 
         Raises:
-            InputError: MLflow does not have them any more.
+            InputError: MLflow does not have them any more, or they cannot be written there.
         """
+        lost = f"{self.uri}: MLflow has lost its files; restore its artifacts, or promote another version"
         try:
             path = mlflow.artifacts.download_artifacts(self.uri, dst_path=str(folder))
-            (data,) = (Path(path) / "data").iterdir()
-        except (MlflowException, OSError, ValueError) as error:
-            raise InputError(
-                f"{self.uri}: MLflow has lost its files ({type(error).__name__}: {error})"
-            ) from error
-        return data
+        except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise
+            raise InputError(f"{lost} ({error.message})") from error
+        except FileNotFoundError as error:
+            raise InputError(f"{lost} ({error})") from error
+        except OSError as error:
+            raise InputError(f"{self.uri} cannot be copied to {folder}: {error}") from error
+        data = [*(Path(path) / "data").glob("*/")]
+        if len(data) != 1:
+            raise InputError(f"{lost} ({path} holds {len(data)} models)")
+        return data[0]
 
 
 class Registry:
@@ -221,8 +228,10 @@ class Registry:
                 raise InputError(f"{name} has no champion before the present one; nothing is changed")
             reason = f"version {before[-1]} is champion again"
             self.write(now, {"word": "rolled back", "reason": reason, "rolled_back_by": by})
-            self._client.set_registered_model_alias(name, CHAMPION, before[-1])
             self._client.set_registered_model_tag(name, HISTORY, json.dumps(before))
+            self._client.set_registered_model_alias(
+                name, CHAMPION, before[-1]
+            )  # last: killed before, done again
         return number, before[-1]
 
     def looks(self, name: str, exam: str, against: str) -> int:
@@ -292,7 +301,10 @@ def reachable(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         said = str(error.message).splitlines()[0]
-        raise InputError(f"MLflow at {masked(uri)}: {said}; is it there? `make ui` starts it") from error
+        next_step = "is it there? `make ui` starts it"
+        if "401" in said:
+            next_step = "export UNMASK_USER and UNMASK_PASSWORD as they are where `make ui` runs"
+        raise InputError(f"MLflow at {masked(uri)}: {said}; {next_step}") from error
 
 
 def _version(found: Any) -> Version:

@@ -85,6 +85,7 @@ def build_objective(name: str, config: Config, stage: Path | None = None) -> Obj
 
 def _take_heads(name: str, objective: Objective, weights: Path) -> None:
     """Go on with the heads that lie with an encoder of ours, as far as they are of the same shape."""
+    weights = weights.resolve()  # a run in a folder of its own has a link, with nothing beside it
     for file in (weights / HEADS, weights.parent / HEADS):
         if file.exists():
             mine, kept = objective.state_dict(), load_file(file)
@@ -94,6 +95,7 @@ def _take_heads(name: str, objective: Objective, weights: Path) -> None:
             objective.load_state_dict(fitting, strict=False)
             log.info("%s goes on with %d of %d parts of the heads in %s", name, len(fitting), len(kept), file)
             return
+    log.info("%s: no heads lie with %s; they begin anew", name, weights)
 
 
 class HeldOut:

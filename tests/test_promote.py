@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,7 +67,14 @@ def test_life_of_a_champion(project: Project, capsys: pytest.CaptureFixture[str]
     assert promote.main(["accept", "notes", "--version", "2"]) == 0, "again, as after a kill"
     assert registry().champions("notes") == ["1", "2"]
 
-    assert promote.main(["rollback", "notes"]) == 0
+    for last_call in ("set_registered_model_tag", "set_registered_model_alias"):
+        killed = registry()
+        setattr(killed._client, last_call, Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            killed.roll_back("notes", by="somebody")
+        assert project.champion() == "2"
+    assert registry().roll_back("notes", by="somebody") == ("2", "1")
+    assert registry().roll_back("notes", by="somebody") == ("2", "1"), "once"
     assert (project.champion(), project.answer()) == ("1", "no")
     assert registry().version("notes", "2").tags["word"] == "rolled back"
     with pytest.raises(SystemExit, match="no champion before the present one"):

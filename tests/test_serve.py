@@ -81,12 +81,13 @@ def test_folder_to_take_away_answers_without_this_project(
     told = (tmp_path / "away" / "README.md").read_text()
     assert "BertForSequenceClassification.from_pretrained(" in told
     program = (
-        "import mlflow, sys; assert not [name for name in sys.modules if name.startswith('tasks')];"
-        "print(mlflow.pyfunc.load_model('away').predict({'text': ['good']})['label'][0])"
+        "import mlflow, sys;"
+        "print(mlflow.pyfunc.load_model('away').predict({'text': ['good']})['label'][0]);"
+        "assert not [name for name in sys.modules if name.startswith(('tasks.', 'models.'))]"
     )
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     said = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True)
-    assert said.stdout.strip() == "yes", said.stderr
+    assert (said.returncode, said.stdout.strip()) == (0, "yes"), said.stderr
     with pytest.raises(SystemExit, match="away is there already"):
         serve.main(["notes", "--take-away", "away"])
 

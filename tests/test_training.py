@@ -47,7 +47,9 @@ def test_changes_and_normalisation_of_released_weights_last_from_stage_to_stage(
     assert processor["image_std"] == [0.4, 0.5, 0.6]
 
 
-@pytest.mark.parametrize("place", ["model", "."], ids=["beside the model's folder", "in it"])
+@pytest.mark.parametrize(
+    "place", ["model", ".", "linked"], ids=["beside the model's folder", "in it", "behind a link"]
+)
 def test_heads_that_lie_with_an_encoder_of_ours_go_on_with_it(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,9 +58,13 @@ def test_heads_that_lie_with_an_encoder_of_ours_go_on_with_it(
     finished_run.leave(config)
     folder = layout.run("shapes", "pretrain")
     earlier = training.build_objective("shapes", config, folder).state_dict()
-    moved = tmp_path / "kept" / place
+    moved = tmp_path / "kept" / ("model" if place == "linked" else place)
     shutil.copytree(folder / "model", moved)
     shutil.copyfile(folder / training.HEADS, tmp_path / "kept" / training.HEADS)
+    if place == "linked":  # as the folder of a run has it
+        (tmp_path / "apart").mkdir()
+        moved = tmp_path / "apart" / "model"
+        moved.symlink_to(tmp_path / "kept" / "model")
     config.encoders["tiny"] = Encoder(source=str(moved))
     config = dataclasses.replace(config, seed=config.seed + 1)
     onward = training.build_objective("shapes", config).state_dict()

@@ -14,10 +14,9 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from tasks.downstream import supervised
 from tasks.downstream.jobs import PROCESSES, Job, execute
 from tasks.engine.interrupt import Interrupted, termination
 from tasks.errors import InputError
@@ -76,10 +75,9 @@ def _answer(pipe: Connection) -> None:
 @contextmanager
 def _processes(count: int) -> Iterator[list[Connection]]:
     """Pipes to processes that wait for jobs; all processes are gone when the block is left."""
-    context = multiprocessing.get_context("forkserver")  # one of them loads torch, for all
-    context.set_forkserver_preload([supervised.__name__, __name__])
+    context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
-    processes: list[ForkServerProcess] = []
+    processes: list[SpawnProcess] = []
     try:
         for _ in range(count):
             mine, theirs = context.Pipe()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -327,6 +329,8 @@ def test_pull_to_initial_holds_the_weights_back() -> None:
 
 
 def train_and_save(folder: Path, out: Path) -> None:
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(os.getpid())  # type: ignore[operator]  # nothing of the end may hang on these
     settings = TrainSettings(steps=120, batch_size=8, checkpoint_every=5, log_every=4, ema_decay=0.9)
     objective = tiny_objective("declutr")
     train(objective, Rows(objective.reads), settings, seed=1, checkpoints=folder)

@@ -39,6 +39,22 @@ def test_network_address_without_user_and_good_password_is_refused(
         access.chosen()
 
 
+def test_name_of_a_machine_is_bound_as_the_address_that_was_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "socket.gethostbyname", {"mybox": "127.0.1.1", "box": "192.0.2.5", "0": "0.0.0.0"}.get
+    )
+    monkeypatch.setenv(access.HOST, "mybox")
+    assert access.chosen() == Access("127.0.1.1")
+    monkeypatch.setenv(access.USER, "me")
+    monkeypatch.setenv(access.PASSWORD, PASSWORD)
+    for host, address, reached in (("box", "192.0.2.5", "192.0.2.5"), ("0", "0.0.0.0", "127.0.0.1")):
+        monkeypatch.setenv(access.HOST, host)
+        chosen = access.chosen()
+        assert (chosen.host, chosen.name, chosen.names) == (address, reached, (host,))
+
+
 def test_servers_on_the_network_ask_and_commands_name_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(access.HOST, "0.0.0.0")
     monkeypatch.setenv(access.USER, "me")

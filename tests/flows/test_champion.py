@@ -40,9 +40,22 @@ def test_settled_is_what_the_run_began_with(weights: Path, monkeypatch: pytest.M
     assert champion.Start("notes", Path("project"), "run 3").is_settled
 
 
+def test_run_that_began_since_has_the_last_word(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(monkeypatch, "settings of then")
+    champion.Start("notes", Path("project"), "run 1").begun()
+    says(monkeypatch, "edited since")
+    champion.Start("notes", Path("project"), "run 2").begun()
+    champion.Start("notes", Path("project"), "run 1").settle()
+    assert not champion.Start("notes", Path("project"), "run 3").is_settled, "that was something else"
+    champion.Start("notes", Path("project"), "run 2").settle()
+    assert champion.Start("notes", Path("project"), "run 3").is_settled
+
+
 def test_start_whose_weights_are_gone_is_made_anew(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, "the same")
-    champion.Start("notes", Path("project"), "run 1").settle()
+    start = champion.Start("notes", Path("project"), "run 1")
+    start.begun()
+    start.settle()
     assert champion.Start("notes", Path("project"), "run 2").is_settled
     weights.rmdir()
     assert not champion.Start("notes", Path("project"), "run 2").is_settled

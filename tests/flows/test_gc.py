@@ -80,15 +80,23 @@ def test_checkpoint_that_was_written_lately_stays(project: Path) -> None:
 
 
 def test_encoder_that_a_run_went_on_from_stays_as_long_as_its_branch(project: Path) -> None:
-    starts = {name: old(champion.folder() / name, 40) for name in ("5eed0001", "5eed0002", "5eed0003")}
+    places = ("tag", "last", "retry", "folder", "nobody")
+    starts = {name: str(old(champion.folder() / f"5eed-{name}", 40)) for name in places}
     text = (project / "params.yaml").read_text()
-    (project / "params.yaml").write_text(f"{text}  # from {starts['5eed0001']}\n")
-    subprocess.run(["git", *toy.WHO, "commit", "-qam", "goes on"], cwd=project, check=True)
-    branch(project, "today", 0)
+    (project / "params.yaml").write_text(f"{text}  # from {starts['tag']}\n")
+    for words in (["commit", "-qam", "goes on"], ["tag", "kept"], ["reset", "-q", "--hard", "HEAD^"]):
+        subprocess.run(["git", *toy.WHO, *words], cwd=project, check=True)
+    (project / "params.yaml").write_text(f"{text}  # from {starts['folder']}\n")
     memory = layout.scratch() / "retrained"
     memory.mkdir()
-    (memory / "toy.json").write_text(json.dumps({"weights": str(starts["5eed0002"])}))
-    assert found(project) == [("start", "5eed0003")]
+    (memory / "toy.json").write_text(json.dumps({"weights": starts["last"]}))
+    lives.folder().mkdir()
+    (lives.folder() / f"a-run{champion.BEGUN}").write_text(json.dumps({"weights": starts["retry"]}))
+    empty = subprocess.check_output(["git", "mktree"], cwd=project, input="", text=True).strip()
+    made = ["git", *toy.WHO, "commit-tree", empty, "-m", "of another kind"]
+    commit = subprocess.check_output(made, cwd=project, text=True).strip()
+    subprocess.run(["git", "branch", "runs/without-params", commit], cwd=project, check=True)
+    assert found(project) == [("start", "5eed-nobody")]
 
 
 def test_cache_keeps_what_branches_name_and_loses_the_rest(

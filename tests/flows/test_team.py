@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -78,6 +80,12 @@ def test_both_servers_ask_who_is_there_and_let_a_browser_of_another_machine_in(t
     own = f"http://{socket.gethostname()}:{team.mlflow.port}"
     assert status(mlflow, asked, **right, Origin=own, Host=own.removeprefix("http://")) == 200
     assert status(mlflow, asked, **right, Origin="http://elsewhere.example") == 403
+    promote = [sys.executable, "-m", "tasks.promote", "rollback", "nobody"]
+    told = subprocess.run(promote, cwd=team.folder, env=team.environment, capture_output=True, text=True)
+    assert "export UNMASK_USER and UNMASK_PASSWORD" in told.stderr
+    env = {**team.environment, access.USER: "team", access.PASSWORD: PASSWORD}
+    told = subprocess.run(promote, cwd=team.folder, env=env, capture_output=True, text=True)
+    assert "no registered model 'nobody'; known: none" in told.stderr
     secret = team.folder / "scratch" / "access"
     assert secret.stat().st_mode & 0o077 == 0, "its users are nobody else's to read"
 
@@ -108,10 +116,8 @@ def test_many_runs_at_once_keep_their_values_and_every_event_starts_its_run(team
         return found if len(found) >= AT_ONCE else []
 
     assert len(wait_until(started, 60)) == AT_ONCE, f"one run for each event, by the automation {TRIGGER!r}"
-    tracked = wait_until(
-        lambda: len(project.mlflow.runs("attributes.status = 'FINISHED'")) >= 2 * AT_ONCE, 120
-    )
-    assert tracked
+    wait_until(lambda: len(project.mlflow.runs("attributes.status = 'FINISHED'")) >= 2 * AT_ONCE, 120)
+    assert len(started()) == AT_ONCE, "nor any later"
 
 
 def test_password_of_a_database_is_in_no_command_line(team: Project) -> None:
