@@ -233,19 +233,19 @@ def main() -> int:
     parser.add_argument("--verify", action="store_true", help="hash everything of it again")
     options = parser.parse_args()
     folder = Path.cwd()
-    from tasks.registry import reachable  # takes 2 s
-
     try:
         every = subjects(options.name, folder)
         project = Project(folder, every[0].revision)
         if not options.verify:
             print("\n\n".join("\n".join(tell(project, what)) for what in every))
             return 0
-        found = []
+        found: list[str] = []
         for what in every:
             refuse_another(project, what)
             found += faults(project, what.address)
             if what.version:
+                from tasks.registry import reachable
+
                 with reachable(tracking.tracking_uri()):
                     found += registered_faults(project, what.recipe, what.version)
     except InputError as error:

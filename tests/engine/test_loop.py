@@ -330,7 +330,7 @@ def test_pull_to_initial_holds_the_weights_back() -> None:
 
 def train_and_save(folder: Path, out: Path) -> None:
     for seed in (random.seed, np.random.seed, torch.manual_seed):
-        seed(os.getpid())  # type: ignore[operator]  # nothing of the end may hang on these
+        seed(os.getpid())  # nothing of the end may hang on these
     settings = TrainSettings(steps=120, batch_size=8, checkpoint_every=5, log_every=4, ema_decay=0.9)
     objective = tiny_objective("declutr")
     train(objective, Rows(objective.reads), settings, seed=1, checkpoints=folder)
