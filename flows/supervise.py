@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     relay = threading.Thread(target=_relay, args=(work.stdout,), daemon=True)
     relay.start()
     while work.poll() is None and not stop:
+        _collect(besides=work.pid)
         time.sleep(0.05)
     if work.returncode is None:
         _stop(work, options.grace)
@@ -102,10 +103,15 @@ def _leave_nothing() -> None:
             _collect()  # after the look: of what is gone by then nothing stays, not even its number
 
 
-def _collect() -> None:
+def _collect(besides: int = 0) -> None:
+    """Let go of orphans that have ended; of the work itself `poll` does, which wants its exit code."""
+    if sys.platform != "linux":  # elsewhere nobody is adopted
+        return
     with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if ended.si_pid == besides:
+                return
+            os.waitpid(ended.si_pid, 0)
 
 
 def _main_processes(pid: int) -> Iterator[int]:

@@ -96,6 +96,17 @@ def test_what_the_work_left_behind_is_ended(work: Path) -> None:
     assert not psutil.pid_exists(int((work / "stage.pid").read_text()))
 
 
+def test_orphan_that_ends_while_the_work_goes_on_leaves_not_even_its_number(work: Path) -> None:
+    program = "sh -c 'sleep 0.2 & echo $! > orphan'; exec sleep 30"
+    supervisor = subprocess.Popen(
+        [sys.executable, "-S", str(SUPERVISOR), "--", "sh", "-c", program], cwd=work
+    )
+    orphan = int(wait_until(lambda: (work / "orphan").exists() and (work / "orphan").read_text()))
+    wait_until(lambda: not psutil.pid_exists(orphan), 10)
+    supervisor.terminate()
+    assert supervisor.wait(10) == 143
+
+
 def test_starts_in_a_moment() -> None:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-S", str(SUPERVISOR), "--", "true"], check=True)
