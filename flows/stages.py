@@ -57,6 +57,25 @@ def look(target: str) -> dict[str, Found]:
     return found
 
 
+def mend() -> None:
+    """Remove DVC's list of who reads and writes what where a kill has cut it off: whom it named is gone."""
+    from dvc.lock import make_lock
+    from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
+
+    place = Path(".dvc", "tmp")
+    file = place / RWLOCK_FILE
+    if not file.exists():
+        return
+    with make_lock(str(place / RWLOCK_LOCK), tmp_dir=str(place)):
+        try:
+            json.loads(file.read_bytes())
+        except FileNotFoundError:
+            return
+        except ValueError:
+            file.unlink()
+            _say(f"{file} was cut off by a kill; it is begun anew")
+
+
 def make(address: str, who: str, *, force: bool) -> int:
     """Bring one stage up to date; DVC's exit code."""
     from dvc.cli import main
@@ -125,6 +144,7 @@ def main() -> int:
     for command in (looking, making):
         command.add_argument("target", help="a stage, such as pretrain@text-mlm")
     options = parser.parse_args()
+    mend()
     if options.command == "make":
         return make(options.target, options.who, force=options.force)
     from dvc.exceptions import DvcException

@@ -27,6 +27,7 @@ from typing import IO
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 SHELLS = {"sh", "dash", "bash", "zsh", "ksh"}
 STOPPED = 128 + signal.SIGTERM
+TIDY_SECONDS = 2.0  # for DVC to note that a stage failed; a signal then would spoil what it writes
 LAST_SECONDS = 3.0  # for what has already been asked to leave
 
 
@@ -72,12 +73,14 @@ def _stop(work: subprocess.Popen[bytes], grace: float) -> None:
     """Ask the stage, not DVC, to leave: DVC told first would die at once and orphan it."""
     asked: set[int] = set()
     deadline = time.monotonic() + grace
-    while work.poll() is None and time.monotonic() < deadline:
+    last_seen = 0.0
+    while work.poll() is None and (now := time.monotonic()) < deadline:
         stages = set(_main_processes(work.pid))
         for pid in stages - asked:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-        if not stages and work.pid not in asked:  # between stages: a Ctrl-C lets DVC tidy up
+        last_seen = now if stages else last_seen
+        if now - last_seen > TIDY_SECONDS and work.pid not in asked:  # between stages: a Ctrl-C ends DVC, too
             asked.add(work.pid)
             work.send_signal(signal.SIGINT)
         asked |= stages

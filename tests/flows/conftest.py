@@ -40,7 +40,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_until(happened: Callable[[], Any], seconds: float = 30.0) -> Any:
+def wait_until(happened: Callable[[], Any], seconds: float = 60.0) -> Any:
     """What `happened` answers once that is true of anything."""
     deadline = time.monotonic() + seconds
     while not (value := happened()):
@@ -124,7 +124,7 @@ class Project:
 
     def run(self, *words: str) -> tuple[int, str]:
         process = self.start("-m", "flows.pipeline", *words)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=240)
         return process.returncode, said
 
     def tried(self, stage: str) -> int:
@@ -173,7 +173,7 @@ class Project:
         asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         return str(self.ask(f"deployments/{number}/create_flow_run", asked)["id"])
 
-    def ended(self, *runs: str, seconds: float = 120) -> list[dict[str, Any]]:
+    def ended(self, *runs: str, seconds: float = 240) -> list[dict[str, Any]]:
         """The runs of these ids, when all of them are over."""
 
         def over() -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def paused(project: Project, run: str) -> dict[str, Any]:
         assert found["state"]["type"] not in ("FAILED", "CRASHED"), found["state"]["message"]
         return found if found["state"]["type"] == "PAUSED" else None
 
-    return dict(wait_until(waits, 180))
+    return dict(wait_until(waits, 240))
 
 
 def answer(project: Project, run: str, *, promote: bool) -> str:
@@ -91,9 +91,26 @@ def test_person_decides_who_is_champion_and_retraining_goes_on_from_it(source: P
     assert answer(project, second, promote=False) == "Completed"
     assert champion(project) == "1", "a person refused the better one"
 
+    accept = [
+        sys.executable,
+        "-m",
+        "tasks.promote",
+        "accept",
+        NOTES,
+        "--version",
+        "2",
+        "--reason",
+        "after all",
+    ]
+    subprocess.run(accept, cwd=project.folder, env=project.environment, check=True)
+    assert champion(project) == "2"
+    (over,) = project.ended(project.begin("rollback", model=NOTES))
+    assert over["state"]["name"] == "Completed", over["state"]["message"]
+    assert champion(project) == "1"
+
     (project.folder / "raw.txt").write_text("news")
     retrained = project.begin("retrain", recipe=NOTES)
-    (over,) = project.ended(retrained, seconds=180)
+    (over,) = project.ended(retrained)
     assert over["state"]["name"] == "Completed", over["state"]["message"]
     assert champion(project) == "1", "a tie is refused without a question"
     git = ["git", "-C", str(project.folder), "show", f"runs/{over['name']}:params.yaml"]

@@ -47,7 +47,7 @@ def test_event_starts_retraining(project: Project) -> None:
     def new() -> list[Any]:
         return [run for run in project.ask("flow_runs/filter", {}) if run["id"] not in before]
 
-    (run,) = wait_until(new, 30)
+    (run,) = wait_until(new)
     assert run["parameters"] == {"recipe": "toy"}
     assert project.ended(run["id"])[0]["state"]["name"] in ("Completed", "Nothing new")
 
@@ -76,7 +76,7 @@ def test_run_that_died_without_a_word_is_marked_and_can_be_retried(project: Proj
     run = newest_flow_run(project)["id"]
     flow.kill()
     flow.communicate()
-    found = wait_until(lambda: _crashed(project, run), 120)
+    found = wait_until(lambda: _crashed(project, run), 240)
     assert "Retry goes on from the checkpoint" in found["state"]["message"]
 
 

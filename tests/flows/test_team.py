@@ -116,7 +116,7 @@ def test_many_runs_at_once_keep_their_values_and_every_event_starts_its_run(team
         return found if len(found) >= AT_ONCE else []
 
     assert len(wait_until(started, 60)) == AT_ONCE, f"one run for each event, by the automation {TRIGGER!r}"
-    wait_until(lambda: len(project.mlflow.runs("attributes.status = 'FINISHED'")) >= 2 * AT_ONCE, 120)
+    wait_until(lambda: len(project.mlflow.runs("attributes.status = 'FINISHED'")) >= 2 * AT_ONCE, 240)
     assert len(started()) == AT_ONCE, "nor any later"
 
 
