@@ -25,7 +25,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.downstream import kind as kind_of
-from tasks.downstream.rows import Rows
 
 DRAWS = 2000
 ERROR = 0.05  # of all intervals together
@@ -52,6 +51,8 @@ class Exam:
 
     def score(self, metric: str, rows: NDArray[np.int64] | None = None) -> float:
         """The score on these rows, or on all."""
+        from tasks.downstream.rows import Rows  # loads transformers, which takes seconds
+
         if rows is None:
             rows = np.arange(self.records.num_rows)
         taken = Rows(self.records.take(pa.array(rows)), {})

@@ -26,9 +26,7 @@ import pyarrow.parquet as pq
 
 from tasks import judging, layout, modalities, params, tracking
 from tasks.config import Config, Recipe
-from tasks.downstream import intake
 from tasks.downstream import kind as kind_of
-from tasks.downstream.results import KEPT
 from tasks.errors import InputError
 from tasks.judging import Check, Decision, Exam
 
@@ -67,6 +65,8 @@ def candidate(name: str, config: Config) -> Candidate:
     Raises:
         InputError: the run is not complete, keeps no model, or nobody tracked it; says what to do.
     """
+    from tasks.downstream.results import KEPT  # loads transformers, which takes seconds
+
     recipe = config.recipe(name)
     sets = config.corpus(recipe.tasks).tasks
     task = recipe.promote.task or next(iter(sets))
@@ -187,6 +187,7 @@ def _slices(records: pa.Table, column: str, least: int) -> Iterator[tuple[str, A
 def _in_service(new: Candidate, version: Version, champion: Version) -> Iterator[Check]:
     """Whether what would be served answers as in the exam, and how fast, in turns with the champion."""
     from tasks import serving
+    from tasks.downstream import intake
 
     with tempfile.TemporaryDirectory() as folder:
         both = [serving.Answerer(one.download(Path(folder) / one.number)) for one in (version, champion)]
