@@ -8,6 +8,7 @@ is gone) leads to.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import subprocess
 import sys
@@ -21,11 +22,12 @@ import psutil
 
 from flows.ui import PORTS
 from tests.flows import toy
-from tests.flows.conftest import FINAL, Project, answers, serving, wait_until
+from tests.flows.conftest import FINAL, Project, serving, wait_until
 from tests.flows.test_pipeline import training_of, under_way
 
 STEPS = 400  # of 0.05 s
 PATIENCE = 120.0
+READING = 10.0  # seconds until a person who sees a run crashed presses Retry
 
 Victim = Callable[[Project], psutil.Process]
 
@@ -68,7 +70,7 @@ VICTIMS: dict[str, Victim] = {
     "training": training,
     "DVC": command_of("stages.py make"),
     "supervisor": command_of("supervise.py"),
-    "flow process": command_of("prefect.flow_engine"),
+    "flow process": command_of("-m prefect.engine"),
     "worker": of_family("prefect worker start"),
     "keeper": of_family("flows.keeper"),
     "Prefect's server": of_family("flows.pages_server"),
@@ -114,10 +116,11 @@ def after_retry(project: Project, run: str, state: str) -> str:
     """The state to which Retry brings a run, and how often its training was begun in all."""
     if state.startswith("COMPLETED"):
         return "not needed"
+    time.sleep(READING)
     again = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
     project.ask(f"flow_runs/{run}/set_state", again)
     (over,) = project.ended(run, seconds=PATIENCE)
-    return f"{over['state']['name']}, begun {project.tried('pretrain@slow')} times"
+    return f"{over['state']['name']}, begun {project.tried('pretrain@slow')} times {over['state']['message'] or ''}"
 
 
 def alive(process: psutil.Process) -> bool:
@@ -127,10 +130,10 @@ def alive(process: psutil.Process) -> bool:
 
 def state_of(project: Project, run: str) -> str:
     """The type of a run's state; empty where Prefect does not answer."""
-    if not answers(f"{project.api}/health"):
-        return ""
-    found: dict[str, Any] = project.ask(f"flow_runs/{run}")
-    return str(found["state"]["type"])
+    with contextlib.suppress(OSError):
+        found: dict[str, Any] = project.ask(f"flow_runs/{run}")
+        return str(found["state"]["type"])
+    return ""
 
 
 def restart(project: Project) -> None:
