@@ -107,6 +107,10 @@ def tried(project: Project, victim: Victim) -> str:
             break
         time.sleep(0.2)
     seconds = time.monotonic() - began
+    time.sleep(READING)
+    if project.ui.poll() is not None:
+        restart(project)
+        restarted = True
     told = f"{state}{', make ui anew' if restarted else ''}"
     outlived = f"{gone:.1f}" if gone else "goes on"
     return f"{told:28}{seconds:8.1f}  {outlived:>20}  {after_retry(project, run, state)}"
@@ -116,7 +120,6 @@ def after_retry(project: Project, run: str, state: str) -> str:
     """The state to which Retry brings a run, and how often its training was begun in all."""
     if state.startswith("COMPLETED"):
         return "not needed"
-    time.sleep(READING)
     again = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
     project.ask(f"flow_runs/{run}/set_state", again)
     (over,) = project.ended(run, seconds=PATIENCE)
