@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 LAST_STAGE = "report"
-COMPARED = "compare"  # what runs of a comparison are tagged with, in the place of a stage
 MOST_FILES = 20  # raw files of a corpus that are told one by one
 NO_LICENCE = "no licence given"
 
@@ -134,7 +133,7 @@ def _tracked(run_id: str, folder: Path, facts: tuple[tuple[str, str], ...]) -> l
     revision = _commit(branch, folder) if branch else ""
     if branch and not revision:
         raise InputError(f"branch {branch} is not here; git fetch origin {branch}:{branch}")
-    if stage and stage != COMPARED:
+    if stage and stage != tracking.COMPARED:
         return [Subject(run.data.tags["name"], revision, stage, facts, run_id)]
     if stage:
         recipes = [run.data.tags["name"]]

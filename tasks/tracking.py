@@ -29,6 +29,7 @@ from tasks.engine.interrupt import Interrupted
 from tasks.journal import Run, masked
 
 PARENT = "UNMASK_PARENT_RUN"
+COMPARED = "compare"  # what runs of a comparison are tagged with, in the place of a stage
 
 
 def tracking_uri() -> str:
@@ -80,7 +81,7 @@ def comparison_run(comparison: str, name: str, settings: Mapping[str, Any]) -> I
         settings: what to show as parameters.
     """
     parent = os.environ.get(PARENT, "")
-    tags = {"stage": "compare", "name": name, "comparison": comparison}
+    tags = {"stage": COMPARED, "name": name, "comparison": comparison}
     with _tracked(f"compare@{name}-{comparison}", f"compare@{name}", parent, settings, tags) as run:
         yield run
 
