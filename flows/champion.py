@@ -14,10 +14,9 @@ from prefect import get_run_logger
 from flows import lives, trace
 from flows.past import Project
 from tasks import layout, listing, params, spool
-from tasks.config import plain
+from tasks.config import SLOTS, plain
 from tasks.errors import InputError
 
-SLOTS = ("general", "domain", "tasks")
 BEGUN = ".begun"  # suffix of what a flow run began with, beside the file by which it is known to live
 NOT_LEARNT = ("description", "watch", "promote", "retrain", "report")  # settings that change no weight
 

@@ -30,6 +30,7 @@ from prefect.states import Crashed
 from flows import lives, pages, workspaces
 from flows.services import DEFAULT_API, answers
 from tasks import delivery, layout, listing, params, spool, tracking
+from tasks.config import SLOTS
 from tasks.errors import InputError, unknown
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def look_around(folder: Path, tell: Callable[[str], None]) -> list[str]:
     corpora = params.load_corpora(folder / "params.yaml") if watched else {}
     changed = []
     for name in watched:
-        slots = {config["recipes"][name][slot] for slot in ("general", "domain", "tasks")}
+        slots = {config["recipes"][name][slot] for slot in SLOTS}
         complaints: list[str] = []
         seen = {slot: listing.list_corpus(slot, corpora[slot], complaints) for slot in sorted(slots)}
         if complaints:  # a disk or network that is away is no news

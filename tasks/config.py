@@ -20,6 +20,7 @@ from tasks.engine.settings import TrainSettings
 from tasks.errors import InputError, unknown
 
 PARAMS = Path("params.yaml")
+SLOTS = ("general", "domain", "tasks")  # of a recipe, each the name of a corpus
 
 
 Locations = Annotated[

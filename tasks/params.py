@@ -23,7 +23,7 @@ from ruamel.yaml.error import YAMLError
 
 from models.settings import setting
 from tasks import modalities
-from tasks.config import PARAMS, Config, Corpus, Encoder, Pretrain, Recipe
+from tasks.config import PARAMS, SLOTS, Config, Corpus, Encoder, Pretrain, Recipe
 from tasks.errors import InputError, unknown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -215,7 +215,7 @@ def _impossible(config: Config) -> Iterator[str]:
     """Combinations that are each valid alone and cannot work together."""
     for name, recipe in config.recipes.items():
         at = f"recipes.{name}"
-        for slot in ("general", "domain", "tasks"):
+        for slot in SLOTS:
             corpus = getattr(recipe, slot)
             if corpus not in config.corpora:
                 yield f"{at}.{slot}: {unknown('corpus', corpus, config.corpora)}"

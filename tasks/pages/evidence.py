@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import layout
-from tasks.config import Config
+from tasks.config import SLOTS, Config
 from tasks.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 STAGES = ("ingest", "validate", "prepare", "pretrain", "adapt", "finetune")
 TRAINING_STAGES = ("pretrain", "adapt")
-SLOTS = ("general", "domain", "tasks")
 Json = dict[str, Any]
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
