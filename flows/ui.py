@@ -2,8 +2,8 @@
 
 Four processes, which others reach where UNMASK_HOST says so, all keeping their state in the scratch folder:
 Prefect's server (when and with what), MLflow's server (what came out), a worker that asks Prefect
-for runs to start, and the keeper, which tidies up and looks for new data. When one of them ends, or
-this process is told to, all end.
+for runs to start, and the keeper, which tidies up and looks for new data. One that ends is started
+again; one that keeps ending, or a signal to this process, ends all.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tasks.errors import InputError
 PORTS = {"UNMASK_PREFECT_PORT": 4200, "UNMASK_MLFLOW_PORT": 5000}
 START_SECONDS = 180
 STOP_SECONDS = 15
+RESTARTS, LATELY_SECONDS = 5, 600.0
 
 Processes = dict[str, subprocess.Popen[bytes]]
 
@@ -57,6 +58,33 @@ def running(wanted: list[Service], say: Callable[[str], None] = print) -> Iterat
         yield processes
     finally:
         _stop(processes)
+
+
+def keep(wanted: list[Service], processes: Processes, ends: dict[str, list[float]]) -> list[str]:
+    """Start services again that have ended; what there is to tell of it.
+
+    Args:
+        wanted: services of `running`.
+        processes: theirs; those of services that are started again are replaced.
+        ends: when each ended lately, by its name; kept up to date.
+
+    Raises:
+        InputError: one keeps ending; the message has the end of its log.
+    """
+    told = []
+    for service in wanted:
+        code = processes[service.name].poll()
+        if code is None:
+            continue
+        now = time.monotonic()
+        lately = [*(when for when in ends.get(service.name, []) if now - when < LATELY_SECONDS), now]
+        ends[service.name] = lately
+        if len(lately) > RESTARTS:
+            times = f"{len(lately)} times within {now - lately[0]:.0f} s, the last time with code {code}"
+            raise InputError(f"{service.name} ended {times}; {_end(service.log)}")
+        processes[service.name] = _start(service)
+        told.append(f"{service.name} ended with code {code} and was started again; see {service.log}")
+    return told
 
 
 def _start(service: Service) -> subprocess.Popen[bytes]:
@@ -182,7 +210,7 @@ Ctrl-C stops everything; runs and results stay.
 
 
 def main() -> int:
-    """Run until Ctrl-C, SIGTERM, or the end of one of the services."""
+    """Run until Ctrl-C, SIGTERM, or a service that keeps ending."""
     if shutil.which("git") is None:
         print("git is not on the PATH; DVC needs it", file=sys.stderr)
     stop: list[int] = []
@@ -190,16 +218,14 @@ def main() -> int:
         reach = access.chosen()
         chosen = ports(reach.host)
         print("Starting; the first time takes longest.", flush=True)
-        with running(services(reach, *chosen), lambda line: print(line, flush=True)) as processes:
+        wanted, ends = services(reach, *chosen), dict[str, list[float]]()
+        with running(wanted, lambda line: print(line, flush=True)) as processes:
             print(_greeting(reach, *chosen), flush=True)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda received, _: stop.append(received))
             while not stop:
-                for name, process in processes.items():
-                    if process.poll() is not None:
-                        told = f"{name} ended with code {process.returncode}; see {layout.scratch() / 'logs'}"
-                        print(told, file=sys.stderr)
-                        return 1
+                for line in keep(wanted, processes, ends):
+                    print(line, file=sys.stderr, flush=True)
                 time.sleep(0.3)
             print("Stopping ...", flush=True)
     except InputError as error:

@@ -109,8 +109,12 @@ def unsent(where: Path) -> list[Path]:
 
 def is_unsent(path: Path) -> bool:
     """Whether MLflow lacks something of that file, or the word that its run has ended."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:  # only a sender puts it away, once all of it is sent
+        return False
     state = spool.load(spool.state_file(path))
-    return path.stat().st_size > state.get("offset", 0) or "status" not in state
+    return size > state.get("offset", 0) or "status" not in state
 
 
 def _sender(where: Path, uri: str) -> Sender:

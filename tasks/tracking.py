@@ -179,10 +179,10 @@ def delivered(run_id: str, patience: float = 120.0) -> bool:
     files = [
         path.with_suffix(".jsonl")
         for path in where.glob("*.state")
-        if spool.load(path).get("run_id") == run_id and path.with_suffix(".jsonl").exists()
+        if spool.load(path).get("run_id") == run_id
     ]
     deadline = time.monotonic() + patience
-    while any(path.exists() and delivery.is_unsent(path) for path in files):
+    while any(delivery.is_unsent(path) for path in files):
         if time.monotonic() > deadline:
             return False
         delivery.ensure_sender(where, uri)

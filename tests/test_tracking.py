@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import spool, tracking
+from tasks import delivery, spool, tracking
 from tasks.journal import Run, flat, masked
 
 
@@ -96,6 +96,15 @@ def test_reader_goes_on_where_it_stopped_and_leaves_half_a_line(opened: Opened) 
     with file.path.open("ab") as raw:
         raw.write(b"2}\n")
     assert [line for line, _ in spool.read(file.path, end)] == [{"b": 2}]
+
+
+def test_file_that_the_sender_has_put_away_is_sent(opened: Opened) -> None:
+    file = opened("pretrain@r-key")
+    Run(file).log({"loss": 1.0}, 1)
+    file.close()
+    assert delivery.is_unsent(file.path)
+    file.path.unlink()
+    assert not delivery.is_unsent(file.path)
 
 
 def test_full_disk_delays_metrics_and_does_not_stop_training(opened: Opened) -> None:

@@ -176,11 +176,23 @@ class Project:
     def ended(self, *runs: str, seconds: float = 240) -> list[dict[str, Any]]:
         """The runs of these ids, when all of them are over."""
 
-        def over() -> list[dict[str, Any]]:
-            found = [self.ask(f"flow_runs/{run}") for run in runs]
-            return found if all(run["state"]["type"] in FINAL for run in found) else []
+        found: list[dict[str, Any]] = []
 
-        return list(wait_until(over, seconds))
+        def over() -> bool:
+            found[:] = [self.ask(f"flow_runs/{run}") for run in runs]
+            return all(run["state"]["type"] in FINAL for run in found)
+
+        try:
+            wait_until(over, seconds)
+        except AssertionError:
+            told = [(run["name"], run["state"]["name"], self.said(run["id"])[-3:]) for run in found]
+            raise AssertionError(f"not over within {seconds} s: {told}") from None
+        return found
+
+    def said(self, run: str) -> list[str]:
+        """What a run has logged."""
+        asked = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
+        return [line["message"] for line in self.ask("logs/filter", asked)]
 
     def values(self, run: dict[str, Any]) -> set[str]:
         """`pretrain.steps` of a run of toy: what its branch's params.yaml, its dvc.lock and its model say."""

@@ -60,10 +60,17 @@ def page(browser: Any, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     window.on(
         "requestfailed", lambda request: note(request, blocked="csp" in (request.failure or "").lower())
     )
+    refused: list[str] = []
+    window.on(
+        "response", lambda reply: refused.append(f"{reply.status} {reply.url}") if not reply.ok else None
+    )
     failed_before = request.session.testsfailed
     yield window
     folder = Path(os.environ.get("UNMASK_SCREENSHOTS", tmp_path))
-    if request.session.testsfailed > failed_before or "UNMASK_SCREENSHOTS" in os.environ:
+    failed = request.session.testsfailed > failed_before
+    if failed:
+        print(window.inner_text("body"), *refused, sep="\n")
+    if failed or "UNMASK_SCREENSHOTS" in os.environ:
         folder.mkdir(parents=True, exist_ok=True)
         window.screenshot(path=folder / f"{request.node.name}.png")
     window.close()
@@ -168,6 +175,7 @@ def test_person_approves_a_promotion_in_the_page(project: Project, page: Page) -
     dialog.get_by_role("switch").first.click()
     dialog.get_by_role("textbox").last.fill("seen, and good")
     dialog.get_by_role("button", name="Resume", exact=True).click()
+    dialog.wait_for(state="hidden")
     (over,) = project.ended(run)
     assert over["state"]["name"] == "Completed"
     assert champion(project, "shown") == "1"

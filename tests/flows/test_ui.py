@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
 from flows import ui
 from flows.access import Access
+from flows.services import Service
 from tasks.errors import InputError
 from tests.flows.conftest import Project, answers, free_port
 
@@ -32,6 +36,28 @@ def test_port_that_is_none_is_refused(nonsense: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("UNMASK_PREFECT_PORT", str(free_port()))
     with pytest.raises(InputError, match="between 1 and 65535"):
         ui.ports("127.0.0.1")
+
+
+def test_service_that_ends_is_started_again_and_one_that_keeps_ending_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ui, "RESTARTS", 2)
+    command = [sys.executable, "-S", "-c", "print('out of luck')"]
+    wanted = [Service("Server", command, {}, tmp_path / "server.log", lambda: True)]
+    processes = {"Server": subprocess.Popen(command)}
+    ends: dict[str, list[float]] = {}
+    for _ in range(2):
+        processes["Server"].wait()
+        (told,) = ui.keep(wanted, processes, ends)
+        assert told == f"Server ended with code 0 and was started again; see {wanted[0].log}"
+    processes["Server"].wait()
+    with pytest.raises(InputError, match="(?s)Server ended 3 times within .* code 0; .*out of luck"):
+        ui.keep(wanted, processes, ends)
+    ends["Server"] = [when - ui.LATELY_SECONDS for when in ends["Server"]]
+    assert ui.keep(wanted, processes, ends), "what ended long ago is forgiven"
+    processes["Server"].wait()
+    assert ui.keep(wanted, processes, ends), "and begins to count anew"
+    processes["Server"].wait()
 
 
 @pytest.mark.servers
