@@ -1,35 +1,43 @@
-"""Kill -9 of everything that takes part in a run, one after the other: `python -m tests.benchmarks.outages`.
+"""Mishaps of everything that takes part in a run, one after the other: `python -m tests.benchmarks.outages`.
 
-A training of 20 seconds is under way when its victim dies. Told are the run's state after two minutes at the
-latest, whether the training outlived its run, and what Retry (after `make ui` has been started again, where it
-is gone) leads to.
+A training of 20 seconds is under way when a process is killed with -9, the disk is full or the clock moves.
+Told are the run's state after two minutes at the latest, whether the training outlived its run, and what
+Retry (after `make ui` has been started again, where it is gone) leads to. A full disk takes root, for a
+file system of its own; a clock that moves takes libfaketime, which its variable LD_PRELOAD names.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from flows.services import MLFLOW_DATABASE, PREFECT_DATABASE
 from flows.ui import PORTS
-from tests.flows import toy
-from tests.flows.conftest import FINAL, Project, serving, wait_until
+from tests.flows import postgres, toy
+from tests.flows.conftest import FINAL, Project, free_port, serving, wait_until
 from tests.flows.test_pipeline import training_of, under_way
 
 STEPS = 400  # of 0.05 s
 PATIENCE = 120.0
 READING = 10.0  # seconds until a person who sees a run crashed presses Retry
 
+AWAY = 20.0  # seconds for which a database is gone, a disk full
+DISK = 300  # MB
+
 Victim = Callable[[Project], psutil.Process]
+Blow = Callable[[Project], None]
+Scene = Callable[[Path], contextlib.AbstractContextManager[Project]]
 
 
 def of_family(*words: str) -> Victim:
@@ -66,35 +74,120 @@ def command_of(*words: str) -> Victim:
     return find
 
 
-VICTIMS: dict[str, Victim] = {
-    "training": training,
-    "DVC": command_of("stages.py make"),
-    "supervisor": command_of("supervise.py"),
-    "flow process": command_of("-m prefect.engine"),
-    "worker": of_family("prefect worker start"),
-    "keeper": of_family("flows.keeper"),
-    "Prefect's server": of_family("flows.pages_server"),
-    "MLflow's server": of_family("mlflow server"),
-    "make ui": lambda project: psutil.Process(project.ui.pid),
+def killed(victim: Victim) -> Blow:
+    """Kill -9 of a process."""
+    return lambda project: victim(project).send_signal(signal.SIGKILL)
+
+
+def without_database(project: Project) -> None:
+    """Kill -9 of PostgreSQL, which its machine starts again after a while."""
+    (postmaster,) = [
+        process
+        for process in psutil.process_iter(["name"])
+        if process.info["name"] == "postgres" and process.parent().name() != "postgres"  # type: ignore[union-attr]
+    ]
+    command, user = postmaster.cmdline(), postmaster.username()
+    for process in [postmaster, *postmaster.children(recursive=True)]:
+        process.kill()
+    time.sleep(AWAY)
+    subprocess.Popen(command, user=user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def with_full_disk(project: Project) -> None:
+    """Write until nothing more fits on the project's disk; leave room again after a while."""
+    ballast = project.folder / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 20)):
+            pass
+    time.sleep(AWAY)
+    ballast.unlink()
+
+
+def clock_moved(by: str) -> Blow:
+    """All clocks of the project but the monotonic one are moved, as libfaketime writes it."""
+
+    def move(project: Project) -> None:
+        (project.folder.parent / "clock").write_text(by)
+
+    return move
+
+
+@contextlib.contextmanager
+def on_postgres(folder: Path) -> Iterator[Project]:
+    """Both servers keep their state in PostgreSQL."""
+    with postgres.running(free_port()) as address:
+        databases = {PREFECT_DATABASE: f"{address}/prefect", MLFLOW_DATABASE: f"{address}/mlflow"}
+        with serving(folder / "project", **databases) as project:
+            yield project
+
+
+@contextlib.contextmanager
+def on_small_disk(folder: Path) -> Iterator[Project]:
+    """The project has a file system of its own."""
+    disk = folder / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}m", "unmask", str(disk)], check=True)
+    try:
+        with serving(disk / "project") as project:
+            yield project
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@contextlib.contextmanager
+def by_movable_clock(folder: Path) -> Iterator[Project]:
+    """Programs ask libfaketime what time it is."""
+    library = os.environ.get("LD_PRELOAD", "")
+    if "faketime" not in library:
+        sys.exit("LD_PRELOAD=/path/to/libfaketime.so.1 python -m tests.benchmarks.outages ...; it names none")
+    clock = folder / "clock"
+    clock.write_text("+0")
+    told = {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1", "LD_PRELOAD": library}
+    with serving(folder / "project", **told, FAKETIME_DONT_FAKE_MONOTONIC="1") as project:
+        yield project
+
+
+@contextlib.contextmanager
+def plain(folder: Path) -> Iterator[Project]:
+    """As `make ui` runs by default."""
+    with serving(folder / "project") as project:
+        yield project
+
+
+MISHAPS: dict[str, tuple[Scene, Blow]] = {
+    "training": (plain, killed(training)),
+    "DVC": (plain, killed(command_of("stages.py make"))),
+    "supervisor": (plain, killed(command_of("supervise.py"))),
+    "flow process": (plain, killed(command_of("-m prefect.engine"))),
+    "worker": (plain, killed(of_family("prefect worker start"))),
+    "keeper": (plain, killed(of_family("flows.keeper"))),
+    "Prefect's server": (plain, killed(of_family("flows.pages_server"))),
+    "MLflow's server": (plain, killed(of_family("mlflow server"))),
+    "make ui": (plain, killed(lambda project: psutil.Process(project.ui.pid))),
+    "PostgreSQL": (on_postgres, without_database),
+    "disk full": (on_small_disk, with_full_disk),
+    "clock an hour on": (by_movable_clock, clock_moved("+1h")),
+    "clock an hour back": (by_movable_clock, clock_moved("-1h")),
 }
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.outages", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=[*VICTIMS], default=[*VICTIMS])
-    print(f"{'killed':20}{'state after':28}{'seconds':>8}  {'training gone after':>20}  {'after Retry':20}")
+    parser.add_argument("--only", nargs="+", choices=[*MISHAPS], default=[*MISHAPS])
+    print(f"{'what':20}{'state after':28}{'seconds':>8}  {'training gone after':>20}  {'after Retry':20}")
     for name in parser.parse_args().only:
-        with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "project") as project:
-            print(f"{name:20}{tried(project, VICTIMS[name])}", flush=True)
+        scene, blow = MISHAPS[name]
+        with tempfile.TemporaryDirectory() as folder, scene(Path(folder)) as project:
+            print(f"{name:20}{tried(project, blow)}", flush=True)
 
 
-def tried(project: Project, victim: Victim) -> str:
-    """What became of a run whose victim was killed."""
+def tried(project: Project, blow: Blow) -> str:
+    """What became of a run that met with a mishap."""
     run = project.begin("train", recipe="slow", until="pretrain", changes={"pretrain.steps": STEPS})
     work = wait_until(lambda: under_way(project), 60)
-    victim(project).send_signal(signal.SIGKILL)
     began = time.monotonic()
+    blow(project)
     gone, state, restarted = 0.0, "", False
     while time.monotonic() - began < PATIENCE:
         if not gone and not alive(work):
@@ -103,7 +196,7 @@ def tried(project: Project, victim: Victim) -> str:
             restart(project)
             restarted = True
         state = state_of(project, run)
-        if state.partition(" ")[0] in FINAL:
+        if state in FINAL:
             break
         time.sleep(0.2)
     seconds = time.monotonic() - began
@@ -118,8 +211,8 @@ def tried(project: Project, victim: Victim) -> str:
 
 def after_retry(project: Project, run: str, state: str) -> str:
     """The state to which Retry brings a run, and how often its training was begun in all."""
-    if state.startswith("COMPLETED"):
-        return "not needed"
+    if state == "COMPLETED":
+        return f"not needed, begun {project.tried('pretrain@slow')} times"
     again = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
     project.ask(f"flow_runs/{run}/set_state", again)
     (over,) = project.ended(run, seconds=PATIENCE)
