@@ -21,6 +21,7 @@ from tasks import layout, params
 UNANSWERED, UNDER_WAY = "nobody answered", "another run asks already"
 OPEN = (UNANSWERED, UNDER_WAY)  # outcomes after which the question remains
 PATIENCE_SECONDS = 7 * 24 * 3600  # for a person's word
+LOOK_SECONDS = 2  # between looks whether it is there
 
 
 class Word(RunInput):
@@ -97,7 +98,8 @@ def _asked(order: work.Order, decision: dict[str, Any]) -> str:
             return UNDER_WAY
         emit_event("unmask.promotion.asked", pages.resource(name), payload={"question": text})
         try:
-            word = pause_flow_run(Word.with_initial_data(text), timeout=PATIENCE_SECONDS)
+            shown = Word.with_initial_data(text)
+            word = pause_flow_run(shown, timeout=PATIENCE_SECONDS, poll_interval=LOOK_SECONDS)
         except FlowPauseTimeout:
             get_run_logger().warning(
                 "nobody has answered; python -m tasks.promote accept %s --version %s", name, version
