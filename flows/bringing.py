@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, runtime
+from prefect.events import emit_event
 from prefect.settings import PREFECT_UI_URL
 
-from flows import chain, champion, lives, pages, promotion, turns, work, workspaces
+from flows import chain, champion, lives, pages, promotion, sharing, turns, work, workspaces
 from flows.forms import STAGES
 from tasks import layout, tracking
 from tasks.errors import InputError
@@ -114,6 +115,16 @@ class Here:
             get = f"git checkout {branch} -- params.yaml dvc.lock && dvc checkout"
             get_run_logger().info("kept as branch %s; to have it in your folder: %s", branch, get)
             self.tracked.tags({"branch": branch})
+            self._share(project, folder, branch, what.split())
+
+    def _share(self, project: Path, folder: Path, branch: str, addresses: list[str]) -> None:
+        if not sharing.remote():
+            return
+        try:
+            sharing.share(project, self.order("", folder), branch, addresses, get_run_logger().info)
+        except InputError as error:  # what was trained is here; a network that is away does not spoil it
+            get_run_logger().error("%s", error)
+            emit_event("unmask.run.unshared", pages.resource(branch), payload={"why": str(error)})
 
 
 @contextmanager

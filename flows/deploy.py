@@ -9,7 +9,6 @@ import contextlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect import get_client
@@ -22,7 +21,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from pydantic import SecretStr
 
-from flows.services import POOL
+from flows.services import FOLDER, POOL
 from tasks import layout, spool
 
 if TYPE_CHECKING:
@@ -32,7 +31,10 @@ WEBHOOK = "UNMASK_WEBHOOK"  # address that failures, guards that acted and quest
 FLOWS = {"train": "pipeline", "retrain": "retrain", "compare": "compare", "rollback": "rollback"}
 TRIGGER = "new data"  # of prefect.yaml
 MOST_AT_ONCE = 8  # runs, of which as many compute as the machine has places
-TOLD = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "unmask.guard.acted", "unmask.promotion.asked"}
+TOLD = {
+    "prefect.flow-run.Failed", "prefect.flow-run.Crashed", "unmask.guard.acted", "unmask.promotion.asked",
+    "unmask.run.unshared",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -43,8 +45,8 @@ def main() -> None:
         before = {name: _schedules(client, name) for name in FLOWS}
         is_off = [one for one in client.read_automations_by_name(TRIGGER) if not one.enabled]
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-        here = {**os.environ, "PWD": str(Path.cwd())}  # which prefect.yaml has runs start in
-        done = subprocess.run(command, env=here, capture_output=True, text=True, check=False)
+        env = {name: value for name, value in os.environ.items() if name != FOLDER}  # left for each worker
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"prefect deploy: {(done.stdout + done.stderr).strip()}")
         for name in FLOWS:

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import subprocess
@@ -126,8 +127,12 @@ def told(recipe: str) -> None:
     emit_event("unmask.data.new", pages.resource(recipe), payload={"recipe": recipe})
 
 
-def main() -> None:
-    """Until stopped; what fails once is tried again at the next turn."""
+def main(*, is_guest: bool) -> None:
+    """Until stopped; what fails once is tried again at the next turn.
+
+    Args:
+        is_guest: whether this is not the servers' machine, whose keeper deploys and looks for new data.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     project, lost = Path.cwd(), Lost()
     times, last_look = _times(project), 0.0
@@ -142,11 +147,11 @@ def main() -> None:
             with _trying("sending to MLflow"):
                 send_left()
             with _trying("deploying"):
-                if (now := _times(project)) != times:
+                if not is_guest and (now := _times(project)) != times:
                     subprocess.run([sys.executable, "-m", "flows.deploy"], check=True)
                     log.info("%s deployed anew", " and ".join(DEPLOYED))
                     times = now
-            if time.monotonic() - last_look > WATCH_SECONDS:
+            if not is_guest and time.monotonic() - last_look > WATCH_SECONDS:
                 last_look = time.monotonic()
                 with _trying("looking for new data"):
                     for recipe in look_around(project, told):
@@ -184,9 +189,18 @@ def tell_once(recipe: str) -> None:
         told(recipe)
 
 
-if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        tell_once(sys.argv[1])
+def _command_line() -> None:
+    about = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m flows.keeper", description=about)
+    parser.add_argument("recipe", nargs="?", help="say once that this recipe has new data")
+    parser.add_argument("--guest", action="store_true", help="the servers are another machine's")
+    options = parser.parse_args()
+    if options.recipe:
+        tell_once(options.recipe)
     else:
         with contextlib.suppress(KeyboardInterrupt):
-            main()
+            main(is_guest=options.guest)
+
+
+if __name__ == "__main__":
+    _command_line()

@@ -1,4 +1,4 @@
-"""What `make ui` keeps running: both servers, the worker and the keeper.
+"""What `make ui` keeps running: both servers, and a worker with its keeper, such as other machines may have.
 
 State lies in the scratch folder, or in PostgreSQL where an address of it is given.
 """
@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import sys
 import urllib.request
 from collections.abc import Callable
@@ -19,10 +20,11 @@ from flows.access import HOST, LOOPBACK, NAMES, PASSWORD, USER, Access
 from flows.quiet import QUIET
 from tasks import layout
 
-POOL = "unmask"
+POOL, QUEUE = "unmask", "default"
 DEFAULT_API = f"http://{LOOPBACK}:4200/api"
 PREFECT_DATABASE = "PREFECT_API_DATABASE_CONNECTION_URL"
 MLFLOW_DATABASE = "UNMASK_MLFLOW_DATABASE"
+FOLDER = "UNMASK_FOLDER"  # where a worker's runs start, as prefect.yaml has it
 OURS = (PREFECT_DATABASE, MLFLOW_DATABASE, HOST, NAMES, USER, PASSWORD)  # told to those alone who need them
 WITHOUT_DRIVER = re.compile(r"^postgres(ql)?://")
 
@@ -46,23 +48,11 @@ class Service:
     is_ready: Callable[[], bool]
 
 
-def services(access: Access, prefect_port: int, mlflow_port: int) -> list[Service]:
-    """Both servers, the worker and the keeper, in the order in which they need each other."""
-    home = layout.scratch()
-    for folder in ("prefect", "logs", "mlartifacts"):
-        (home / folder).mkdir(parents=True, exist_ok=True)
-    api, tracking = f"http://{access.name}:{prefect_port}/api", f"http://{access.name}:{mlflow_port}"
-    common = {
-        **QUIET,
-        **{name: value for name, value in os.environ.items() if name not in OURS},
-        **access.of_clients(),
-        "UNMASK_SCRATCH": str(home),
-        "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_API_URL": api,
-        "MLFLOW_TRACKING_URI": tracking,
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONWARNINGS": "ignore",
-    }
+def servers(access: Access, prefect_port: int, mlflow_port: int) -> list[Service]:
+    """Both servers."""
+    api, tracking = addresses(access, prefect_port, mlflow_port)
+    common, home = _common(access, api, tracking), layout.scratch()
+    (home / "mlartifacts").mkdir(exist_ok=True)
     prefect = {
         **common,
         **access.of_prefect(),
@@ -78,22 +68,66 @@ def services(access: Access, prefect_port: int, mlflow_port: int) -> list[Servic
         "MLFLOW_ARTIFACTS_DESTINATION": str(home / "mlartifacts"),
     }
     del mlflow["MLFLOW_TRACKING_URI"]
-    worker = {**common, "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
-    logs, users = home / "logs", " --app-name basic-auth" if access.user else ""
-
-    def service(name: str, words: str, environment: dict[str, str], is_ready: Callable[[], bool]) -> Service:
-        command = [sys.executable, "-m", *words.split()]
-        return Service(name, command, environment, logs / f"{name.lower()}.log", is_ready)
-
+    users = " --app-name basic-auth" if access.user else ""
     return [
-        service("Prefect", f"flows.pages_server {access.host} {prefect_port}", prefect,
-                lambda: answers(f"{api}/health")),
-        service("MLflow", f"mlflow server --host {access.host} --port {mlflow_port} --workers 1{users}",
-                mlflow, lambda: answers(f"{tracking}/health")),
-        service("worker", f"prefect worker start --pool {POOL} --type process", worker,
-                lambda: _works(access, api)),
-        service("keeper", "flows.keeper", common, lambda: True),
+        _service("Prefect", f"flows.pages_server {access.host} {prefect_port}", prefect,
+                 lambda: answers(f"{api}/health")),
+        _service("MLflow", f"mlflow server --host {access.host} --port {mlflow_port} --workers 1{users}",
+                 mlflow, lambda: answers(f"{tracking}/health")),
     ]  # fmt: skip
+
+
+def workers(
+    access: Access, api: str, tracking: str, queue: str = QUEUE, *, is_guest: bool = False
+) -> list[Service]:
+    """A worker, which runs flows, and the keeper, which tidies up after it.
+
+    Args:
+        access: whom the servers let in.
+        api: address of Prefect's server.
+        tracking: address of MLflow's server.
+        queue: whose runs it takes.
+        is_guest: whether the servers are another machine's.
+    """
+    common, name = _common(access, api, tracking), f"{socket.gethostname()}-{os.getpid()}"
+    worker = {
+        **common,
+        FOLDER: str(Path.cwd()),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    }
+    start = f"prefect worker start --pool {POOL} --work-queue {queue} --type process --name {name}"
+    return [
+        _service("worker", start, worker, lambda: _works(access, api, name)),
+        _service("keeper", f"flows.keeper{' --guest' if is_guest else ''}", common, lambda: True),
+    ]
+
+
+def addresses(access: Access, prefect_port: int, mlflow_port: int) -> tuple[str, str]:
+    """Of both servers, for programs of this machine."""
+    return f"http://{access.name}:{prefect_port}/api", f"http://{access.name}:{mlflow_port}"
+
+
+def _common(access: Access, api: str, tracking: str) -> dict[str, str]:
+    home = layout.scratch()
+    for folder in ("prefect", "logs"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    return {
+        **QUIET,
+        **{name: value for name, value in os.environ.items() if name not in OURS},
+        **access.of_clients(),
+        "UNMASK_SCRATCH": str(home),
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_API_URL": api,
+        "MLFLOW_TRACKING_URI": tracking,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+def _service(name: str, words: str, environment: dict[str, str], is_ready: Callable[[], bool]) -> Service:
+    log = layout.scratch() / "logs" / f"{name.lower()}.log"
+    return Service(name, [sys.executable, "-m", *words.split()], environment, log, is_ready)
 
 
 def sqlite(home: Path) -> str:
@@ -119,9 +153,9 @@ def answers(url: str) -> bool:
     return False
 
 
-def _works(access: Access, api: str) -> bool:
-    """Whether a worker has told Prefect that it is there."""
+def _works(access: Access, api: str, name: str) -> bool:
+    """Whether the worker of that name has told Prefect that it is there."""
     asked = f"{api}/work_pools/{POOL}/workers/filter"
     with contextlib.suppress(OSError), access.open(asked, b"{}") as reply:
-        return any(worker["status"] == "ONLINE" for worker in json.load(reply))
+        return any(one["name"] == name and one["status"] == "ONLINE" for one in json.load(reply))
     return False

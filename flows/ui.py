@@ -12,89 +12,22 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flows import access
 from flows.access import Access
-from flows.services import Service, services
+from flows.running import running, until_told
+from flows.services import Service, addresses, servers, workers
 from tasks import layout, spool
 from tasks.errors import InputError
 
 PORTS = {"UNMASK_PREFECT_PORT": 4200, "UNMASK_MLFLOW_PORT": 5000}
-START_SECONDS = 180
-STOP_SECONDS = 15
-RESTARTS, LATELY_SECONDS = 5, 600.0
-
-Processes = dict[str, subprocess.Popen[bytes]]
-
-
-@contextlib.contextmanager
-def running(wanted: list[Service], say: Callable[[str], None] = print) -> Iterator[Processes]:
-    """Start services, first the servers; when these answer, tell Prefect what there is to start.
-
-    Raises:
-        InputError: one does not start; the message has the end of its log.
-    """
-    processes: Processes = {}
-    try:
-        servers, workers = wanted[:2], wanted[2:]
-        for batch in (servers, workers):
-            if batch is workers:
-                _deploy(workers[0])
-            for service in batch:
-                processes[service.name] = _start(service)
-            for service in batch:
-                seconds = _await(service, processes[service.name])
-                say(f"{service.name} is up after {seconds:.0f} s")
-        yield processes
-    finally:
-        _stop(processes)
-
-
-def keep(wanted: list[Service], processes: Processes, ends: dict[str, list[float]]) -> list[str]:
-    """Start services again that have ended; what there is to tell of it.
-
-    Args:
-        wanted: services of `running`.
-        processes: theirs; those of services that are started again are replaced.
-        ends: when each ended lately, by its name; kept up to date.
-
-    Raises:
-        InputError: one keeps ending; the message has the end of its log.
-    """
-    told = []
-    for service in wanted:
-        code = processes[service.name].poll()
-        if code is None:
-            continue
-        now = time.monotonic()
-        lately = [*(when for when in ends.get(service.name, []) if now - when < LATELY_SECONDS), now]
-        ends[service.name] = lately
-        if len(lately) > RESTARTS:
-            times = f"{len(lately)} times within {now - lately[0]:.0f} s, the last time with code {code}"
-            raise InputError(f"{service.name} ended {times}; {_end(service.log)}")
-        processes[service.name] = _start(service)
-        told.append(f"{service.name} ended with code {code} and was started again; see {service.log}")
-    return told
-
-
-def _start(service: Service) -> subprocess.Popen[bytes]:
-    supervisor = [sys.executable, "-S", str(Path(__file__).with_name("supervise.py"))]
-    with service.log.open("ab") as log:
-        return subprocess.Popen(
-            [*supervisor, "--grace", str(STOP_SECONDS), "--", *service.command],
-            env=service.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,  # Ctrl-C is for us; we stop them in order
-        )  # fmt: skip
 
 
 def _deploy(worker: Service) -> None:
@@ -107,29 +40,6 @@ def _deploy(worker: Service) -> None:
     done = subprocess.run(command, env=worker.environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(f"prefect.yaml was not deployed:\n{done.stderr.strip()[-2000:]}")
-
-
-def _await(service: Service, process: subprocess.Popen[bytes]) -> float:
-    began = time.monotonic()
-    while time.monotonic() - began < START_SECONDS:
-        if process.poll() is not None:
-            raise InputError(f"{service.name} ended with code {process.returncode}; {_end(service.log)}")
-        if service.is_ready():
-            return time.monotonic() - began
-        time.sleep(0.2)
-    raise InputError(f"{service.name} does not answer after {START_SECONDS} s; {_end(service.log)}")
-
-
-def _stop(processes: Processes) -> None:
-    for process in reversed(list(processes.values())):  # the worker tells its server that it leaves
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(STOP_SECONDS + 10)
-
-
-def _end(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines()[-15:]
-    return "\n".join([f"{log} ends with:", *lines])
 
 
 def ports(host: str) -> tuple[int, int]:
@@ -209,25 +119,25 @@ Ctrl-C stops everything; runs and results stay.
 """
 
 
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
 def main() -> int:
     """Run until Ctrl-C, SIGTERM, or a service that keeps ending."""
     if shutil.which("git") is None:
         print("git is not on the PATH; DVC needs it", file=sys.stderr)
-    stop: list[int] = []
     try:
         reach = access.chosen()
         chosen = ports(reach.host)
+        first, then = servers(reach, *chosen), workers(reach, *addresses(reach, *chosen))
         print("Starting; the first time takes longest.", flush=True)
-        wanted, ends = services(reach, *chosen), dict[str, list[float]]()
-        with running(wanted, lambda line: print(line, flush=True)) as processes:
-            print(_greeting(reach, *chosen), flush=True)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda received, _: stop.append(received))
-            while not stop:
-                for line in keep(wanted, processes, ends):
-                    print(line, file=sys.stderr, flush=True)
-                time.sleep(0.3)
-            print("Stopping ...", flush=True)
+        with running(first, _say) as serving:
+            _deploy(then[0])
+            with running(then, _say) as working:
+                _say(_greeting(reach, *chosen))
+                until_told(serving, working)
+                _say("Stopping ...")
     except InputError as error:
         print(error, file=sys.stderr)
         return 1

@@ -155,6 +155,17 @@ def compare(order: Order, recipes: Sequence[str], hear: Hear) -> None:
         raise StageFailed(f"compare {' '.join(recipes)}", code, last)
 
 
+def push(order: Order, addresses: Sequence[str], hear: Hear) -> None:
+    """Bring what these stages and those before them have made to DVC's default remote.
+
+    Raises:
+        StageFailed: there is none, or it does not take all of it.
+    """
+    code, last = _supervised(order, ["-m", "dvc", "push", "--with-deps", *addresses], hear)
+    if code:
+        raise StageFailed("dvc push", code, last)
+
+
 def _supervised(order: Order, words: list[str], hear: Hear) -> tuple[int, list[str]]:
     """Run Python with these arguments under the supervisor; its exit code and last lines."""
     command = [sys.executable, *words]
@@ -177,6 +188,8 @@ def _supervised(order: Order, words: list[str], hear: Hear) -> tuple[int, list[s
             hear(line)
         process.wait()
         raise
+    finally:
+        process.stdout.close()
     return process.returncode, list(last)
 
 

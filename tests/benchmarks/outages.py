@@ -3,14 +3,13 @@
 A training of 20 seconds is under way when a process is killed with -9, the disk is full or the clock moves.
 Told are the run's state after two minutes at the latest, whether the training outlived its run, and what
 Retry (after `make ui` has been started again, where it is gone) leads to. A full disk takes root, for a
-file system of its own; a clock that moves takes libfaketime, which its variable LD_PRELOAD names.
+file system of its own; a clock that moves takes a C compiler.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -34,6 +33,47 @@ READING = 10.0  # seconds until a person who sees a run crashed presses Retry
 
 AWAY = 20.0  # seconds for which a database is gone, a disk full
 DISK = 300  # MB
+
+CLOCK = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+
+static long moved_by(void) {
+    long seconds = 0;
+    FILE *file = fopen(getenv("MOVED_CLOCK"), "r");
+    if (file) {
+        if (fscanf(file, "%ld", &seconds) != 1) seconds = 0;
+        fclose(file);
+    }
+    return seconds;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(clock, now);
+    if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) now->tv_sec += moved_by();
+    return failed;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+    struct timespec exact;
+    int failed = clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec;
+    now->tv_usec = exact.tv_nsec / 1000;
+    return failed;
+}
+
+time_t time(time_t *seconds) {
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    if (seconds) *seconds = exact.tv_sec;
+    return exact.tv_sec;
+}
+"""
 
 Victim = Callable[[Project], psutil.Process]
 Blow = Callable[[Project], None]
@@ -103,11 +143,11 @@ def with_full_disk(project: Project) -> None:
     ballast.unlink()
 
 
-def clock_moved(by: str) -> Blow:
-    """All clocks of the project but the monotonic one are moved, as libfaketime writes it."""
+def clock_moved(by: int) -> Blow:
+    """The time of day is moved by so many seconds, as an administrator would; no timer runs off."""
 
     def move(project: Project) -> None:
-        (project.folder.parent / "clock").write_text(by)
+        (project.folder.parent / "clock").write_text(str(by))
 
     return move
 
@@ -136,14 +176,12 @@ def on_small_disk(folder: Path) -> Iterator[Project]:
 
 @contextlib.contextmanager
 def by_movable_clock(folder: Path) -> Iterator[Project]:
-    """Programs ask libfaketime what time it is."""
-    library = os.environ.get("LD_PRELOAD", "")
-    if "faketime" not in library:
-        sys.exit("LD_PRELOAD=/path/to/libfaketime.so.1 python -m tests.benchmarks.outages ...; it names none")
-    clock = folder / "clock"
-    clock.write_text("+0")
-    told = {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1", "LD_PRELOAD": library}
-    with serving(folder / "project", **told, FAKETIME_DONT_FAKE_MONOTONIC="1") as project:
+    """Programs read the time of day by way of a file."""
+    clock, library = folder / "clock", folder / "clock.so"
+    clock.write_text("0")
+    compiler = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library), "-ldl"]
+    subprocess.run(compiler, input=CLOCK, text=True, check=True)
+    with serving(folder / "project", LD_PRELOAD=str(library), MOVED_CLOCK=str(clock)) as project:
         yield project
 
 
@@ -166,8 +204,8 @@ MISHAPS: dict[str, tuple[Scene, Blow]] = {
     "make ui": (plain, killed(lambda project: psutil.Process(project.ui.pid))),
     "PostgreSQL": (on_postgres, without_database),
     "disk full": (on_small_disk, with_full_disk),
-    "clock an hour on": (by_movable_clock, clock_moved("+1h")),
-    "clock an hour back": (by_movable_clock, clock_moved("-1h")),
+    "clock an hour on": (by_movable_clock, clock_moved(3600)),
+    "clock an hour back": (by_movable_clock, clock_moved(-3600)),
 }
 
 

@@ -167,10 +167,11 @@ class Project:
 
         return wait_until(answer)[0]
 
-    def begin(self, deployment: str, **parameters: Any) -> str:
+    def begin(self, deployment: str, queue: str = "", **parameters: Any) -> str:
         """Ask for a run of a deployment, as the page does; the run's id."""
         number = self.ask(f"deployments/name/{FLOWS[deployment]}/{deployment}")["id"]
-        asked = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        asked: dict[str, Any] = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        asked |= {"work_queue_name": queue} if queue else {}
         return str(self.ask(f"deployments/{number}/create_flow_run", asked)["id"])
 
     def ended(self, *runs: str, seconds: float = 240) -> list[dict[str, Any]]:

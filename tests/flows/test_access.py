@@ -22,7 +22,7 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_loopback_asks_nobody() -> None:
     assert access.chosen() == Access("127.0.0.1")
-    for service in services.services(access.chosen(), 1, 2)[:2]:
+    for service in services.servers(access.chosen(), 1, 2):
         assert "127.0.0.1" in service.command
 
 
@@ -61,7 +61,9 @@ def test_servers_on_the_network_ask_and_commands_name_no_password(monkeypatch: p
     monkeypatch.setenv(access.PASSWORD, PASSWORD)
     monkeypatch.setenv(services.PREFECT_DATABASE, f"postgresql://me:{PASSWORD}@db/prefect")
     monkeypatch.setenv(services.MLFLOW_DATABASE, f"postgres://me:{PASSWORD}@db/mlflow")
-    prefect, mlflow, worker, keeper = services.services(access.chosen(), 1, 2)
+    reach = access.chosen()
+    prefect, mlflow = services.servers(reach, 1, 2)
+    worker, keeper = services.workers(reach, *services.addresses(reach, 1, 2))
     for service in (prefect, mlflow, worker, keeper):
         assert not [word for word in service.command if PASSWORD in word]
     assert prefect.environment["PREFECT_SERVER_API_AUTH_STRING"] == f"me:{PASSWORD}"

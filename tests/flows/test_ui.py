@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import ui
+from flows import running, ui
 from flows.access import Access
 from flows.services import Service
 from tasks.errors import InputError
@@ -41,23 +41,22 @@ def test_port_that_is_none_is_refused(nonsense: str, monkeypatch: pytest.MonkeyP
 def test_service_that_ends_is_started_again_and_one_that_keeps_ending_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ui, "RESTARTS", 2)
+    monkeypatch.setattr(running, "RESTARTS", 2)
     command = [sys.executable, "-S", "-c", "print('out of luck')"]
     wanted = [Service("Server", command, {}, tmp_path / "server.log", lambda: True)]
-    processes = {"Server": subprocess.Popen(command)}
-    ends: dict[str, list[float]] = {}
+    kept = running.Running(wanted, {"Server": subprocess.Popen(command)})
     for _ in range(2):
-        processes["Server"].wait()
-        (told,) = ui.keep(wanted, processes, ends)
+        kept.processes["Server"].wait()
+        (told,) = kept.keep()
         assert told == f"Server ended with code 0 and was started again; see {wanted[0].log}"
-    processes["Server"].wait()
+    kept.processes["Server"].wait()
     with pytest.raises(InputError, match="(?s)Server ended 3 times within .* code 0; .*out of luck"):
-        ui.keep(wanted, processes, ends)
-    ends["Server"] = [when - ui.LATELY_SECONDS for when in ends["Server"]]
-    assert ui.keep(wanted, processes, ends), "what ended long ago is forgiven"
-    processes["Server"].wait()
-    assert ui.keep(wanted, processes, ends), "and begins to count anew"
-    processes["Server"].wait()
+        kept.keep()
+    kept.ends["Server"] = [when - running.LATELY_SECONDS for when in kept.ends["Server"]]
+    assert kept.keep(), "what ended long ago is forgiven"
+    kept.processes["Server"].wait()
+    assert kept.keep(), "and begins to count anew"
+    kept.processes["Server"].wait()
 
 
 @pytest.mark.servers

@@ -59,7 +59,7 @@ stages:
       deps: [data/corpora/a, stage.py]
       params: ["recipes.${item}.pretrain"]
       outs: ["runs/${item}/pretrain", "runs/${item}/pretrain.record.json"]
-      metrics: [{"runs/${item}/pretrain.metrics.json": {cache: false}}]
+      metrics: ["runs/${item}/pretrain.metrics.json"]
   finetune:
     foreach: {toy: a, slow: a, broken: a, other: a, notes: sets}
     do:
