@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -95,6 +96,7 @@ def workers(
         FOLDER: str(Path.cwd()),
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "TMPDIR": str(_own_temporary_folder()),
     }
     start = f"prefect worker start --pool {POOL} --work-queue {queue} --type process --name {name}"
     return [
@@ -123,6 +125,13 @@ def _common(access: Access, api: str, tracking: str) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
     }
+
+
+def _own_temporary_folder() -> Path:
+    """This user's, with a short name as sockets want it: Prefect's worker shares one with those of others."""
+    folder = Path(tempfile.gettempdir()) / f"unmask-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _service(name: str, words: str, environment: dict[str, str], is_ready: Callable[[], bool]) -> Service:
