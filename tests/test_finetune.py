@@ -35,7 +35,7 @@ corpora:
   general: {modality: text, from: unused}
   sets: {modality: text, tasks: {living: {from: unused}}}
 encoders:
-  tiny: {architecture: ARCHITECTURE}
+  tiny: {architecture: ARCHITECTURE, config: CONFIG}
 recipes:
   toy:
     modality: text
@@ -64,6 +64,7 @@ def project(root: Path, *, architecture: str = "bert", adapt: int = 1, steps: in
     """A project in which every stage before this one has left its files."""
     objective = "masked_lm" if architecture == "bert" else "causal_lm"
     text = PARAMS.replace("ARCHITECTURE", architecture).replace("OBJECTIVE", objective)
+    text = text.replace("CONFIG", json.dumps(TINY[architecture]))
     (root / "params.yaml").write_text(text.replace("ADAPT", str(adapt)).replace("STEPS", str(steps)))
     sets = root / layout.corpus("sets") / "tasks" / "living"
     sets.mkdir(parents=True)
