@@ -118,10 +118,9 @@ class Here:
             self._share(project, folder, branch, what.split())
 
     def _share(self, project: Path, folder: Path, branch: str, addresses: list[str]) -> None:
-        if not sharing.remote():
-            return
         try:
-            sharing.share(project, self.order("", folder), branch, addresses, get_run_logger().info)
+            if sharing.remote(project):
+                sharing.share(project, self.order("", folder), branch, addresses, get_run_logger().info)
         except InputError as error:  # what was trained is here; a network that is away does not spoil it
             get_run_logger().error("%s", error)
             emit_event("unmask.run.unshared", pages.resource(branch), payload={"why": str(error)})
@@ -170,6 +169,7 @@ def apart(
         changes: other values for keys of params.yaml.
         weights: folder of an encoder to go on from.
     """
+    sharing.remote(project)  # a misspelt one is refused before anything runs
     folder = workspaces.opened(project, str(runtime.flow_run.id), recipes, changes, weights)
     get_run_logger().info("%s works in %s", title, folder)
     yield folder

@@ -31,6 +31,7 @@ WEBHOOK = "UNMASK_WEBHOOK"  # address that failures, guards that acted and quest
 FLOWS = {"train": "pipeline", "retrain": "retrain", "compare": "compare", "rollback": "rollback"}
 TRIGGER = "new data"  # of prefect.yaml
 MOST_AT_ONCE = 8  # runs, of which as many compute as the machine has places
+TELL = "unmask: tell"
 TOLD = {
     "prefect.flow-run.Failed", "prefect.flow-run.Crashed", "unmask.guard.acted", "unmask.promotion.asked",
     "unmask.run.unshared",
@@ -90,10 +91,15 @@ def _tell(client: SyncPrefectClient, address: str) -> None:
     from prefect.blocks.webhook import Webhook
 
     block = cast("UUID", Webhook(url=SecretStr(address)).save("unmask", overwrite=True))
-    if not client.read_automations_by_name("unmask: tell"):
-        trigger = EventTrigger(expect=TOLD, posture=Posture.Reactive, threshold=1)
-        post = CallWebhook(block_document_id=block, payload="{{ event.resource.name }}: {{ event.payload }}")
-        client.create_automation(AutomationCore(name="unmask: tell", trigger=trigger, actions=[post]))
+    known = client.read_automations_by_name(TELL)
+    trigger = EventTrigger(expect=TOLD, posture=Posture.Reactive, threshold=1)
+    post = CallWebhook(block_document_id=block, payload="{{ event.resource.name }}: {{ event.payload }}")
+    if not known:
+        client.create_automation(AutomationCore(name=TELL, trigger=trigger, actions=[post]))
+    for old in known:
+        if isinstance(old.trigger, EventTrigger) and old.trigger.expect < TOLD:  # of a former version
+            kept = AutomationCore(name=TELL, enabled=old.enabled, trigger=trigger, actions=old.actions)
+            client.update_automation(old.id, kept)
 
 
 if __name__ == "__main__":

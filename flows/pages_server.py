@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from prefect.server.api.server import create_app
-from prefect.settings import PREFECT_UI_API_URL, get_current_settings
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, PREFECT_UI_API_URL, get_current_settings
 
-BUSY = 503  # Prefect's word for "nothing was written, ask again"
+BUSY = 503  # on SQLite, Prefect's word for "nothing was written, ask again"
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds
 
 
@@ -93,8 +93,11 @@ def main(host: str, port: int) -> None:
     api = urlsplit(PREFECT_UI_API_URL.value() or "")
     others = [f"{api.scheme}://{api.netloc}", f"ws{api.scheme[4:]}://{api.netloc}"] if api.netloc else []
     server = get_current_settings().server
+    app: Any = create_app(final=True)
+    if PREFECT_API_DATABASE_CONNECTION_URL.value().startswith("sqlite"):
+        app = Patient(app)  # PostgreSQL keeps writers apart, and its 503 may follow what was written
     uvicorn.run(
-        Closed(Patient(create_app(final=True)), *others),
+        Closed(app, *others),
         host=host,
         port=port,
         timeout_keep_alive=server.api.keepalive_timeout,

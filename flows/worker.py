@@ -1,9 +1,9 @@
 """A worker for the servers of another machine: `python -m flows.worker`, until Ctrl-C.
 
 It runs in a clone of the project, whose code, data and cache its runs use; PREFECT_API_URL and
-MLFLOW_TRACKING_URI name the servers, UNMASK_USER and UNMASK_PASSWORD say who comes. It shares the runs of
-the pool's default queue with the other workers, or has those of a queue of its own, which the form of a run
-and prefect.yaml can name.
+MLFLOW_TRACKING_URI name the servers, UNMASK_USER and UNMASK_PASSWORD say who comes. It takes the runs of a
+queue of its own, which the form of a run and prefect.yaml can name: those of the default queue stay with the
+servers' machine, where checkpoints, locks and what is known of new data lie.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ def addresses(who: Access) -> tuple[str, str]:
         try:
             who.open(asked, timeout=10).close()
         except urllib.error.HTTPError as error:
-            why = {
-                401: f"it asks who is there: export {access.USER} and {access.PASSWORD}",
-                404: f"it has no work pool {POOL}; `make ui` there makes it",
-            }.get(error.code, str(error))
+            why = str(error)
+            if error.code == 401:
+                why = f"it asks who is there: export {access.USER} and {access.PASSWORD}"
+            elif error.code == 404 and name == SERVERS[0]:
+                why = f"it has no work pool {POOL}; `make ui` there makes it"
             raise InputError(f"{name}: {masked(asked)}: {why}") from error
         except OSError as error:
             raise InputError(f"{name}: nobody answers at {masked(asked)} ({error})") from error
@@ -52,11 +53,15 @@ def main() -> int:
     """Run until Ctrl-C, SIGTERM, or a service that keeps ending."""
     about = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m flows.worker", description=about)
-    parser.add_argument("--queue", default=QUEUE, help="a work queue of its own, such as gpu-box")
+    parser.add_argument("--queue", required=True, help="a work queue of its own, such as gpu-box")
     queue = parser.parse_args().queue
     try:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", queue):
             raise InputError(f"--queue {queue}: expected letters, digits, - and _")
+        if queue == QUEUE:
+            raise InputError(
+                f"--queue {queue} is that of the servers' machine; name another, such as gpu-box"
+            )
         who = Access(user=os.environ.get(access.USER, ""), password=os.environ.get(access.PASSWORD, ""))
         wanted = workers(who, *addresses(who), queue, is_guest=True)
         with running(wanted) as working:

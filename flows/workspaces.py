@@ -37,6 +37,7 @@ OURS = (
     "models",
     "tasks",
 )  # seen though not yet tracked
+REMOTE_PATHS = ("url", "keyfile", "credentialpath")  # of a remote of DVC; may be given from .dvc/
 WHO = {
     "GIT_AUTHOR_NAME": "Unmask", "GIT_AUTHOR_EMAIL": "unmask@localhost",
     "GIT_COMMITTER_NAME": "Unmask", "GIT_COMMITTER_EMAIL": "unmask@localhost",
@@ -175,8 +176,12 @@ def _share_cache(project: Path, place: Path) -> None:
     settings.filename = str(own)
     own.parent.mkdir(exist_ok=True)
     own.touch(mode=0o600)  # it may hold the keys of a remote store
-    shared = Config(str(project / ".dvc"))["cache"].get("dir") or project / ".dvc" / "cache"
+    known = Config(str(project / ".dvc"))
+    shared = known["cache"].get("dir") or project / ".dvc" / "cache"
     settings.setdefault("cache", {})["dir"] = str(Path(project / ".dvc", shared).resolve())
+    for name, remote in known["remote"].items():
+        for key in {*REMOTE_PATHS} & {*remote}:  # as DVC resolves them there
+            settings.setdefault(f'remote "{name}"', {})[key] = str(remote[key])
     settings.setdefault("core", {})["site_cache_dir"] = str(place / ".dvc" / "site")
     settings.write()
 

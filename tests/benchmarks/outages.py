@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -225,7 +226,8 @@ def tried(project: Project, blow: Blow) -> str:
     run = project.begin("train", recipe="slow", until="pretrain", changes={"pretrain.steps": STEPS})
     work = wait_until(lambda: under_way(project), 60)
     began = time.monotonic()
-    blow(project)
+    blowing = threading.Thread(target=blow, args=(project,))
+    blowing.start()
     gone, state, restarted = 0.0, "", False
     while time.monotonic() - began < PATIENCE:
         if not gone and not alive(work):
@@ -238,6 +240,7 @@ def tried(project: Project, blow: Blow) -> str:
             break
         time.sleep(0.2)
     seconds = time.monotonic() - began
+    blowing.join()
     time.sleep(READING)
     if project.ui.poll() is not None:
         restart(project)
@@ -273,7 +276,7 @@ def state_of(project: Project, run: str) -> str:
 def restart(project: Project) -> None:
     """Start `make ui` again, as a person would."""
     ports = dict(zip(PORTS, (str(project.prefect_port), str(project.mlflow.port)), strict=True))
-    env = toy.environment(project.folder, **ports)
+    env = toy.environment(project.folder, **ports, **project.variables)
     command = [sys.executable, "-m", "flows.ui"]
     project.ui = subprocess.Popen(command, cwd=project.folder, env=env, stdout=subprocess.PIPE, text=True)
     assert project.ui.stdout is not None

@@ -102,6 +102,7 @@ class Project:
     mlflow: Mlflow
     ui: subprocess.Popen[str]
     credentials: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def api(self) -> str:
@@ -232,7 +233,7 @@ def serving(folder: Path, **more: str) -> Iterator[Project]:
     ui = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
     assert ui.stdout is not None
     who = access.Access(user=more.get(access.USER, ""), password=more.get(access.PASSWORD, ""))
-    project = Project(folder, prefect, Mlflow(folder, mlflow), ui, who.headers())
+    project = Project(folder, prefect, Mlflow(folder, mlflow), ui, who.headers(), more)
     try:
         said = ""
         while "Ctrl-C" not in (line := ui.stdout.readline()):

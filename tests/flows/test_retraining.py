@@ -52,6 +52,17 @@ def test_event_starts_retraining(project: Project) -> None:
     assert project.ended(run["id"])[0]["state"]["name"] in ("Completed", "Nothing new")
 
 
+def soonest(deployment: str) -> dict[str, Any]:
+    """A question for the next run that a deployment's schedules have set."""
+    wanted = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+    return {
+        "flow_runs": wanted,
+        "deployments": {"id": {"any_": [deployment]}},
+        "sort": "EXPECTED_START_TIME_ASC",
+        "limit": 1,
+    }
+
+
 def test_schedule_that_was_switched_on_stays_on_when_deployed_again(project: Project) -> None:
     def schedule() -> dict[str, Any]:
         (found,) = project.ask("deployments/name/retrain/retrain")["schedules"]
@@ -66,6 +77,8 @@ def test_schedule_that_was_switched_on_stays_on_when_deployed_again(project: Pro
     try:
         assert schedule()["active"]
         assert schedule()["schedule"]["cron"] == "0 3 * * *"
+        (first,) = wait_until(lambda: project.ask("flow_runs/filter", soonest(deployment)), 120)
+        assert first["expected_start_time"][11:16] == "03:00"
     finally:
         project.patch(f"deployments/{deployment}/schedules/{schedule()['id']}", {"active": False})
 

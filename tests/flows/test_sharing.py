@@ -18,21 +18,17 @@ from tests.flows.conftest import Project, wait_until
 QUEUE = "gpu-box"
 
 
-def cloned(project: Path, folder: Path, store: Path) -> Path:
-    """Another clone, whose DVC keeps its files in a store for all."""
-    subprocess.run(["git", "clone", "-q", str(project), str(folder)], check=True)
-    keep_in(store, folder)
-    return folder
-
-
-def keep_in(store: Path, folder: Path) -> None:
-    add = ["remote", "add", "-q", "--local", "--default", "store", str(store)]
+def keep_in(store: str, folder: Path) -> None:
+    add = ["remote", "add", "-q", "--default", "store", store]
     subprocess.run([sys.executable, "-m", "dvc", *add], cwd=folder, check=True)
 
 
 def test_run_that_cannot_be_shared_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = toy.make(tmp_path / "project")
     monkeypatch.setenv(sharing.REMOTE, "elsewhere")
+    with pytest.raises(InputError, match="unknown git remote 'elsewhere'; known: "):
+        sharing.remote(folder)
+    workspaces.git(folder, "remote", "add", "elsewhere", str(tmp_path / "nowhere"))
     monkeypatch.chdir(folder)
     env = toy.environment(folder, UNMASK_TRACKING="off")
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "pretrain@toy"], env=env, check=True)
@@ -42,8 +38,8 @@ def test_run_that_cannot_be_shared_says_what_to_do(tmp_path: Path, monkeypatch: 
         InputError, match=r"(?s)runs/toy-one was not shared.*no remote.*When that is mended: "
     ):
         sharing.share(folder, order, "runs/toy-one", ["pretrain@toy"], print)
-    keep_in(tmp_path / "store", folder)
-    with pytest.raises(InputError, match="(?s)'elsewhere' does not appear to be a git repository"):
+    keep_in("../store", folder)
+    with pytest.raises(InputError, match="(?s)nowhere' does not appear to be a git repository"):
         sharing.share(folder, order, "runs/toy-one", ["pretrain@toy"], print)
     assert [*(tmp_path / "store").rglob("*.dir")], "its files are there, though its branch is not"
 
@@ -72,7 +68,9 @@ def test_worker_without_servers_says_what_to_do(
 @pytest.fixture
 def second(project: Project, tmp_path: Path) -> Iterator[Path]:
     """A clone whose worker takes what is put into its queue, and shares it."""
-    folder = cloned(project.folder, tmp_path / "second", tmp_path / "store")
+    folder = tmp_path / "second"
+    subprocess.run(["git", "clone", "-q", str(project.folder), str(folder)], check=True)
+    keep_in("../store", folder)
     servers = {"PREFECT_API_URL": project.api, "MLFLOW_TRACKING_URI": project.mlflow.uri}
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.worker", "--queue", QUEUE],
@@ -103,8 +101,9 @@ def test_run_of_another_clone_is_brought_back_and_traced_to_its_raw_files(
         lambda: branch in workspaces.git(project.folder, "branch", "--format=%(refname:short)").split()
     )
 
-    third = cloned(project.folder, tmp_path / "third", tmp_path / "store")
-    workspaces.git(third, "checkout", f"origin/{branch}", "--", "params.yaml", "dvc.lock")
+    third = tmp_path / "third"
+    subprocess.run(["git", "clone", "-q", str(project.folder), str(third)], check=True)
+    workspaces.git(third, "checkout", f"origin/{branch}", "--", ".dvc/config", "params.yaml", "dvc.lock")
     env = toy.environment(third, MLFLOW_TRACKING_URI=project.mlflow.uri)
     pull = [sys.executable, "-m", "dvc", "pull", "-q", "--with-deps", "report@toy"]
     subprocess.run(pull, cwd=third, env=env, check=True)

@@ -15,7 +15,7 @@ from flows import running, ui
 from flows.access import Access
 from flows.services import Service
 from tasks.errors import InputError
-from tests.flows.conftest import Project, answers, free_port
+from tests.flows.conftest import Project, answers, free_port, wait_until
 
 
 def test_taken_port_is_named_with_its_holder_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +69,18 @@ def test_mlflow_is_shown_at_our_runs_as_soon_as_there_are_some(
     assert ui.runs_page(Access(), port) == address
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "Default")
     assert ui.runs_page(Access(), port) == f"{address}/0?workflowType=machine_learning"
+
+
+@pytest.mark.servers
+def test_keeper_that_is_killed_is_replaced(shared_project: Project) -> None:
+    def keepers() -> list[psutil.Process]:
+        family = psutil.Process(shared_project.ui.pid).children(recursive=True)
+        return [one for one in family if one.is_running() and one.cmdline()[-1:] == ["flows.keeper"]]
+
+    before = keepers()
+    assert len(before) == 2, "itself, under a supervisor"
+    before[-1].kill()
+    wait_until(lambda: len(now := keepers()) == 2 and not {*now} & {*before})
 
 
 @pytest.mark.servers
