@@ -63,7 +63,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(wanted: list[Service], say: Callable[[str], None] = print) -> Iterator[Running]:
+def running(wanted: list[Service]) -> Iterator[Running]:
     """Start services and wait until all do their work; stop them at the end.
 
     Raises:
@@ -93,6 +93,23 @@ def until_told(*all_of_them: Running) -> None:
         for line in (line for kept in all_of_them for line in kept.keep()):
             print(line, file=sys.stderr, flush=True)
         time.sleep(0.3)
+
+
+def exit_code(serve: Callable[[], None]) -> int:
+    """Serve until told to stop; 0, or 1 where that cannot be, or 130 after Ctrl-C before all is up."""
+    try:
+        serve()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def say(line: str) -> None:
+    """Tell the person at the terminal at once."""
+    print(line, flush=True)
 
 
 def _start(service: Service) -> subprocess.Popen[bytes]:

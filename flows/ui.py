@@ -22,7 +22,7 @@ from pathlib import Path
 
 from flows import access
 from flows.access import Access
-from flows.running import running, until_told
+from flows.running import exit_code, running, say, until_told
 from flows.services import Service, addresses, servers, workers
 from tasks import layout, spool
 from tasks.errors import InputError
@@ -119,32 +119,25 @@ Ctrl-C stops everything; runs and results stay.
 """
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def main() -> None:
+    """Run until Ctrl-C, SIGTERM, or a service that keeps ending.
 
-
-def main() -> int:
-    """Run until Ctrl-C, SIGTERM, or a service that keeps ending."""
+    Raises:
+        InputError: it cannot be; says what to do.
+    """
     if shutil.which("git") is None:
         print("git is not on the PATH; DVC needs it", file=sys.stderr)
-    try:
-        reach = access.chosen()
-        chosen = ports(reach.host)
-        first, then = servers(reach, *chosen), workers(reach, *addresses(reach, *chosen))
-        print("Starting; the first time takes longest.", flush=True)
-        with running(first, _say) as serving:
-            _deploy(then[0])
-            with running(then, _say) as working:
-                _say(_greeting(reach, *chosen))
-                until_told(serving, working)
-                _say("Stopping ...")
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    reach = access.chosen()
+    chosen = ports(reach.host)
+    first, then = servers(reach, *chosen), workers(reach, *addresses(reach, *chosen))
+    say("Starting; the first time takes longest.")
+    with running(first) as serving:
+        _deploy(then[0])
+        with running(then) as working:
+            say(_greeting(reach, *chosen))
+            until_told(serving, working)
+            say("Stopping ...")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -16,7 +16,7 @@ import urllib.error
 
 from flows import access
 from flows.access import Access
-from flows.running import running, until_told
+from flows.running import exit_code, running, say, until_told
 from flows.services import POOL, QUEUE, workers
 from tasks.errors import InputError
 from tasks.journal import masked
@@ -49,31 +49,25 @@ def addresses(who: Access) -> tuple[str, str]:
     return api, tracking
 
 
-def main() -> int:
-    """Run until Ctrl-C, SIGTERM, or a service that keeps ending."""
+def main() -> None:
+    """Run until Ctrl-C, SIGTERM, or a service that keeps ending.
+
+    Raises:
+        InputError: it cannot be; says what to do.
+    """
     about = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m flows.worker", description=about)
     parser.add_argument("--queue", required=True, help="a work queue of its own, such as gpu-box")
     queue = parser.parse_args().queue
-    try:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", queue):
-            raise InputError(f"--queue {queue}: expected letters, digits, - and _")
-        if queue == QUEUE:
-            raise InputError(
-                f"--queue {queue} is that of the servers' machine; name another, such as gpu-box"
-            )
-        who = Access(user=os.environ.get(access.USER, ""), password=os.environ.get(access.PASSWORD, ""))
-        wanted = workers(who, *addresses(who), queue, is_guest=True)
-        with running(wanted) as working:
-            print(f"Waiting for runs of queue {queue}; Ctrl-C stops.", flush=True)
-            until_told(working)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", queue):
+        raise InputError(f"--queue {queue}: expected letters, digits, - and _")
+    if queue == QUEUE:
+        raise InputError(f"--queue {queue} is that of the servers' machine; name another, such as gpu-box")
+    who = Access(user=os.environ.get(access.USER, ""), password=os.environ.get(access.PASSWORD, ""))
+    with running(workers(who, *addresses(who), queue, is_guest=True)) as working:
+        say(f"Waiting for runs of queue {queue}; Ctrl-C stops.")
+        until_told(working)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))
