@@ -16,7 +16,7 @@ from tasks.errors import InputError
 
 START_SECONDS = 180
 STOP_SECONDS = 15
-RESTARTS, LATELY_SECONDS = 5, 600.0
+RESTARTS, LATELY_SECONDS = 10, 600.0  # a worker that finds no server ends every hundred seconds
 
 
 @dataclass
