@@ -139,10 +139,15 @@ def chosen() -> Access:
     return Access(str(address), user, password, (host, *os.environ.get(NAMES, "").split()))
 
 
+def visitor() -> Access:
+    """Who this process says it is, as `UNMASK_USER` and `UNMASK_PASSWORD` have it."""
+    return Access(user=os.environ.get(USER, ""), password=os.environ.get(PASSWORD, ""))
+
+
 def credentials() -> dict[str, str]:
     """Variables by which this process says who it is, where `UNMASK_USER` and its password are set."""
-    user, password = os.environ.get(USER, ""), os.environ.get(PASSWORD, "")
-    return Access(user=user, password=password).of_clients() if password else {}
+    who = visitor()
+    return who.of_clients() if who.password else {}
 
 
 def _own_names(host: str) -> set[str]:

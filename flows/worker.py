@@ -63,7 +63,7 @@ def main() -> None:
         raise InputError(f"--queue {queue}: expected letters, digits, - and _")
     if queue == QUEUE:
         raise InputError(f"--queue {queue} is that of the servers' machine; name another, such as gpu-box")
-    who = Access(user=os.environ.get(access.USER, ""), password=os.environ.get(access.PASSWORD, ""))
+    who = access.visitor()
     with running(workers(who, *addresses(who), queue, is_guest=True)) as working:
         say(f"Waiting for runs of queue {queue}; Ctrl-C stops.")
         until_told(working)
