@@ -32,7 +32,6 @@ STEPS = 400  # of 0.05 s
 PATIENCE = 120.0
 READING = 10.0  # seconds until a person who sees a run crashed presses Retry
 
-AWAY = 20.0  # seconds for which a database is gone, a disk full
 DISK = 300  # MB
 
 CLOCK = """
@@ -77,7 +76,7 @@ time_t time(time_t *seconds) {
 """
 
 Victim = Callable[[Project], psutil.Process]
-Blow = Callable[[Project], None]
+Blow = Callable[[Project, float], None]  # with seconds until it is over, where it ends
 Scene = Callable[[Path], contextlib.AbstractContextManager[Project]]
 
 
@@ -117,10 +116,25 @@ def command_of(*words: str) -> Victim:
 
 def killed(victim: Victim) -> Blow:
     """Kill -9 of a process."""
-    return lambda project: victim(project).send_signal(signal.SIGKILL)
+    return lambda project, away: victim(project).send_signal(signal.SIGKILL)
 
 
-def without_database(project: Project) -> None:
+def hung(victim: Victim) -> Blow:
+    """A process and those below it answer nobody for a while."""
+
+    def hang(project: Project, away: float) -> None:
+        process = victim(project)
+        family = [process, *process.children(recursive=True)]
+        for member in family:
+            member.suspend()
+        time.sleep(away)
+        for member in family:
+            member.resume()
+
+    return hang
+
+
+def without_database(project: Project, away: float) -> None:
     """Kill -9 of PostgreSQL, which its machine starts again after a while."""
     (postmaster,) = [
         process
@@ -130,24 +144,24 @@ def without_database(project: Project) -> None:
     command, user = postmaster.cmdline(), postmaster.username()
     for process in [postmaster, *postmaster.children(recursive=True)]:
         process.kill()
-    time.sleep(AWAY)
+    time.sleep(away)
     subprocess.Popen(command, user=user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def with_full_disk(project: Project) -> None:
+def with_full_disk(project: Project, away: float) -> None:
     """Write until nothing more fits on the project's disk; leave room again after a while."""
     ballast = project.folder / "ballast"
     with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while file.write(bytes(1 << 20)):
             pass
-    time.sleep(AWAY)
+    time.sleep(away)
     ballast.unlink()
 
 
 def clock_moved(by: int) -> Blow:
     """The time of day is moved by so many seconds, as an administrator would; no timer runs off."""
 
-    def move(project: Project) -> None:
+    def move(project: Project, away: float) -> None:
         (project.folder.parent / "clock").write_text(str(by))
 
     return move
@@ -202,6 +216,8 @@ MISHAPS: dict[str, tuple[Scene, Blow]] = {
     "keeper": (plain, killed(of_family("flows.keeper"))),
     "Prefect's server": (plain, killed(of_family("flows.pages_server"))),
     "MLflow's server": (plain, killed(of_family("mlflow server"))),
+    "Prefect's server hangs": (plain, hung(of_family("flows.pages_server"))),
+    "MLflow's server hangs": (plain, hung(of_family("mlflow server"))),
     "make ui": (plain, killed(lambda project: psutil.Process(project.ui.pid))),
     "PostgreSQL": (on_postgres, without_database),
     "disk full": (on_small_disk, with_full_disk),
@@ -214,22 +230,24 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.outages", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=[*MISHAPS], default=[*MISHAPS])
-    print(f"{'what':20}{'state after':28}{'seconds':>8}  {'training gone after':>20}  {'after Retry':20}")
-    for name in parser.parse_args().only:
+    parser.add_argument("--away", type=float, default=20.0, help="seconds that what ends by itself lasts")
+    options = parser.parse_args()
+    print(f"{'what':24}{'state after':28}{'seconds':>8}  {'training gone after':>20}  {'after Retry':20}")
+    for name in options.only:
         scene, blow = MISHAPS[name]
         with tempfile.TemporaryDirectory() as folder, scene(Path(folder)) as project:
-            print(f"{name:20}{tried(project, blow)}", flush=True)
+            print(f"{name:24}{tried(project, blow, options.away)}", flush=True)
 
 
-def tried(project: Project, blow: Blow) -> str:
+def tried(project: Project, blow: Blow, away: float) -> str:
     """What became of a run that met with a mishap."""
     run = project.begin("train", recipe="slow", until="pretrain", changes={"pretrain.steps": STEPS})
     work = wait_until(lambda: under_way(project), 60)
     began = time.monotonic()
-    blowing = threading.Thread(target=blow, args=(project,))
+    blowing = threading.Thread(target=blow, args=(project, away))
     blowing.start()
     gone, state, restarted = 0.0, "", False
-    while time.monotonic() - began < PATIENCE:
+    while time.monotonic() - began < PATIENCE or blowing.is_alive():
         if not gone and not alive(work):
             gone = time.monotonic() - began
         if project.ui.poll() is not None:

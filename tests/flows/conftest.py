@@ -196,8 +196,8 @@ class Project:
         asked = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
         return [line["message"] for line in self.ask("logs/filter", asked)]
 
-    def values(self, run: dict[str, Any]) -> set[str]:
-        """`pretrain.steps` of a run of toy: what its branch's params.yaml, its dvc.lock and its model say."""
+    def values(self, run: dict[str, Any], recipe: str = "toy") -> set[str]:
+        """`pretrain.steps` of a run: what its branch's params.yaml, its dvc.lock and its model say."""
         from ruamel.yaml import YAML
 
         def kept(name: str) -> Any:
@@ -207,11 +207,15 @@ class Project:
         def cached(md5: str) -> str:
             return (self.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).read_text()
 
-        made = kept("dvc.lock")["stages"]["pretrain@toy"]
-        (model,) = (out["md5"] for out in made["outs"] if out["path"] == "runs/toy/pretrain")
+        made = kept("dvc.lock")["stages"][f"pretrain@{recipe}"]
+        (model,) = (out["md5"] for out in made["outs"] if out["path"] == f"runs/{recipe}/pretrain")
         (content,) = (file["md5"] for file in json.loads(cached(model)) if file["relpath"] == "model")
-        locked = made["params"]["params.yaml"]["recipes.toy.pretrain"]["steps"]
-        return {str(kept("params.yaml")["recipes"]["toy"]["pretrain"]["steps"]), str(locked), cached(content)}
+        locked = made["params"]["params.yaml"][f"recipes.{recipe}.pretrain"]["steps"]
+        return {
+            str(kept("params.yaml")["recipes"][recipe]["pretrain"]["steps"]),
+            str(locked),
+            cached(content),
+        }
 
     def patch(self, path: str, body: dict[str, Any]) -> None:
         """Change something as the web page does."""
