@@ -107,9 +107,10 @@ def schema(kind: str | None) -> pa.Schema:
 
 def gathered(files: Iterator[File]) -> Iterator[File]:
     """The files, members of an archive that share a key (WebDataset) as one."""
-    from tasks.modalities.image.records import shards
+    from tasks.corpora import webdataset
+    from tasks.modalities.image.records.decoding import MEDIUM
 
-    return shards.gathered(files)
+    return webdataset.gathered(files, MEDIUM)
 
 
 def read(
@@ -121,12 +122,13 @@ def read(
         InputError: the file is damaged or lacks a column, or a path leads nowhere.
         Rejected: the file as a whole is left out by rule.
     """
-    from tasks.modalities.image.records import formats
+    from tasks.corpora import media
+    from tasks.modalities.image.records.decoding import MEDIUM
 
     given = {name: field for name, field in file.columns.items() if getattr(columns, name) is None}
     columns = dataclasses.replace(columns, **given)
     with sources.read_to_the_end(file):
-        for number, fields, stored in formats.rows(file, format, columns, corpus):
+        for number, fields, stored in media.rows(file, format, columns, corpus, MEDIUM):
             yield _pick(fields, stored, columns, kind, file, number)
 
 

@@ -12,6 +12,7 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from tasks.corpora.media import Medium
 from tasks.errors import InputError
 from tasks.modalities import Rejected
 
@@ -33,6 +34,12 @@ SUFFIXES = {
     ".bmp": "BMP",
     ".gif": "GIF",
 }
+MEDIUM = Medium(
+    name="picture",
+    column="image",
+    suffixes=tuple(SUFFIXES),
+    fields=("picture", "image", "img", "path", "file_name", "filename", "file", "image_path"),
+)
 BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")
 ORIENTATION = 0x0112  # EXIF tag
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")

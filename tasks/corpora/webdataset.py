@@ -2,8 +2,8 @@
 
 The key is the path up to the first dot of the name (https://github.com/webdataset/webdataset):
 `0001.jpg`, `0001.cls` and `0001.json` are one sample. Its fields are the endings, the keys of its JSON,
-and `label` (of `cls`) and `text` (of `txt`) where the JSON has none. Pictures that share a key with no
-such companion stay pictures of their own.
+and `label` (of `cls`) and `text` (of `txt`) where the JSON has none. Pictures (or sounds, ...) that share
+a key with no such companion stay rows of their own.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from tasks.corpora.media import Medium
 from tasks.errors import InputError
-from tasks.modalities.image.records.decoding import SUFFIXES
 from tasks.sources import File
 
 COMPANIONS = {"cls": "label", "txt": "text", "json": None}
 MOST_PARTS = 64  # of a sample; names with dots (frame.0001.jpg) share what looks like a key
-MAX_BYTES = 1 << 28  # of one member: larger ones are no pictures
+MAX_BYTES = 1 << 28  # of one member: larger ones stay rows of their own
 
 Held = tuple[File, str, bytes]
 
 
-def gathered(files: Iterator[File]) -> Iterator[File]:
+def gathered(files: Iterator[File], medium: Medium) -> Iterator[File]:
     """The files, members of archives of equal key as one file with one row."""
     held: list[Held] = []
     key: tuple[str, str] | None = None
     for file in files:
         own, ending = _key(file)
-        is_part = file.archive is not None and (f".{ending}" in SUFFIXES or ending in COMPANIONS)
+        is_part = file.archive is not None and (f".{ending}" in medium.suffixes or ending in COMPANIONS)
         is_part = is_part and file.size is not None and file.size <= MAX_BYTES
         if own != key or not is_part or len(held) == MOST_PARTS:
-            yield from _joined(held)
+            yield from _joined(held, medium)
             held, key = [], None
         if is_part:
             with file.open() as stream:
@@ -44,7 +44,7 @@ def gathered(files: Iterator[File]) -> Iterator[File]:
             key = own
         else:
             yield file
-    yield from _joined(held)
+    yield from _joined(held, medium)
 
 
 def _key(file: File) -> tuple[tuple[str, str], str]:
@@ -54,22 +54,24 @@ def _key(file: File) -> tuple[tuple[str, str], str]:
     return (archive, str(path.with_name(path.name.partition(".")[0]))), path.suffix[1:].lower()
 
 
-def _joined(held: list[Held]) -> Iterator[File]:
-    pictures = [entry for entry in held if f".{entry[1]}" in SUFFIXES]
-    if pictures and len(pictures) < len(held):
-        first = pictures[0][0]
-        yield dataclasses.replace(first, contents=None, rows=functools.partial(_row, tuple(held)))
+def _joined(held: list[Held], medium: Medium) -> Iterator[File]:
+    wanted = [file for file, ending, _ in held if f".{ending}" in medium.suffixes]
+    if wanted and len(wanted) < len(held):
+        rows = functools.partial(_row, tuple(held), medium)
+        yield dataclasses.replace(wanted[0], contents=None, rows=rows)
         return
     for file, _, content in held:
         yield dataclasses.replace(file, contents=functools.partial(io.BytesIO, content))
 
 
-def _row(held: tuple[Held, ...]) -> Iterator[Mapping[str, Any]]:
+def _row(held: tuple[Held, ...], medium: Medium) -> Iterator[Mapping[str, Any]]:
     fields: dict[str, Any] = {}
     described: dict[str, Any] = {}
     for file, ending, content in held:
         name = PurePosixPath(file.inside).name
-        fields[name.partition(".")[2]] = content if f".{ending}" in SUFFIXES else content.decode("utf-8")
+        fields[name.partition(".")[2]] = (
+            content if f".{ending}" in medium.suffixes else content.decode("utf-8")
+        )
         if ending == "json":
             described |= _object(file, content)
         elif meaning := COMPANIONS.get(ending):

@@ -1,7 +1,8 @@
-"""Pictures in files, tables and archives: every row with the stored bytes of its picture and mask.
+"""Pictures, sounds and the like in files, tables and archives: every row with their stored bytes.
 
-A row is `(number, fields, stored)`; `stored` holds `picture` and `mask` (bytes or None), `suffix` (of
-the picture's name, where it has one) and `refused` (why its bytes were not read, or None).
+A row is `(number, fields, stored)`; `stored` holds, by the medium's name, the bytes (or None), `mask`
+(likewise, where a column names it), `suffix` (of the file's name, where there is one) and `refused` (why
+the bytes were not read, or None).
 """
 
 from __future__ import annotations
@@ -10,70 +11,107 @@ import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast
 
 from tasks import sources
 from tasks.corpora import tables
 from tasks.corpora.labelled import WORDS as SPLIT_WORDS
 from tasks.errors import InputError, unknown
 from tasks.modalities import Rejected
-from tasks.modalities.image.records.decoding import SUFFIXES
 from tasks.sources import MEMBER, BrokenLink, File
 
 if TYPE_CHECKING:
     from tasks.config import Columns
-    from tasks.modalities.image.records import CorpusSettings
 
-PICTURE = "image"  # the format of a file that is a picture
 HUB_FILES = (
     "hf://datasets/"  # as the hub names files of a data set, also within archives (`zip://..::hf://..`)
 )
-FIELDS = ("picture", "image", "img", "path", "file_name", "filename", "file", "image_path")
 
 Stored = dict[str, Any]
 Row = tuple[int, Mapping[str, Any], Stored]
 
 
-def rows(file: File, format: str, columns: Columns, corpus: CorpusSettings) -> Iterator[Row]:
-    """Rows of a file in its format, with their pictures.
+@dataclass(frozen=True)
+class Medium:
+    """What files of one kind are called.
+
+    Attributes:
+        name: of what a file holds, for people, and of its bytes in a row (`picture`).
+        column: the key of `Columns` that names its field, and the format of such a file (`image`).
+        suffixes: lower-case endings of its files, with the dot; the commonest first.
+        fields: where it is looked for in a table whose `columns` don't say.
+    """
+
+    name: str
+    column: str
+    suffixes: tuple[str, ...]
+    fields: tuple[str, ...]
+
+
+class Rules(tables.Decoding, Protocol):
+    """What a corpus says of reading its files."""
+
+    @property
+    def pattern(self) -> str | None:
+        """Regular expression over a path below its location, whose groups become fields."""
+
+    @property
+    def root(self) -> str | None:
+        """Where relative paths in tables start; None is where the table lies."""
+
+    @property
+    def missing(self) -> Literal["error", "drop"]:
+        """What becomes of rows whose path is empty or leads nowhere."""
+
+    @property
+    def max_bytes(self) -> int:
+        """Files of more are not read."""
+
+
+def rows(file: File, format: str, columns: Columns, corpus: Rules, medium: Medium) -> Iterator[Row]:
+    """Rows of a file in its format, with what they hold or name.
 
     Raises:
         InputError: nobody knows the format of that name.
-        Rejected: the file's ending is that of no picture or table.
+        Rejected: the file's ending is that of neither the medium nor a table.
     """
     if file.rows is not None:
         for number, fields in enumerate(file.rows(), start=1):
             named = {**_of_path(file.inside, corpus), **fields} if file.inside else fields
-            yield number, named, _stored(file, number, fields, columns, corpus)
+            yield number, named, _stored(file, number, fields, columns, corpus, medium)
         return
-    name = _format(file, format)
-    if name != PICTURE and PurePosixPath(PurePosixPath(file.name).stem).suffix.lower() in SUFFIXES:
-        raise Rejected("beside_a_picture")  # photo.jpg.json, as photo services export it
-    if name == PICTURE:
+    name = _format(file, format, medium)
+    is_medium = name == medium.column
+    if not is_medium and PurePosixPath(PurePosixPath(file.name).stem).suffix.lower() in medium.suffixes:
+        raise Rejected(f"beside_a_{medium.name}")  # photo.jpg.json, as photo services export it
+    if is_medium:
         content, refused = _content(file, corpus)
-        yield 1, _of_path(file.inside, corpus), _held(content, refused, file.suffix)
+        yield 1, _of_path(file.inside, corpus), _held(medium, content, refused, file.suffix)
     elif file.archive is not None:
-        yield from _members(file, name, columns, corpus)
+        yield from _members(file, name, columns, corpus, medium)
     else:
         for number, fields in tables.READERS[name](file, corpus):
-            yield number, fields, _stored(file, number, fields, columns, corpus)
+            yield number, fields, _stored(file, number, fields, columns, corpus, medium)
 
 
-def _format(file: File, format: str) -> str:
-    known = (PICTURE, *tables.READERS)
+def _format(file: File, format: str, medium: Medium) -> str:
+    known = (medium.column, *tables.READERS)
     if format != "auto":
         if format not in known:
             raise InputError(f"{unknown('format', format, known)}.")
         return format
-    found = file.format or (PICTURE if file.suffix in SUFFIXES else tables.SUFFIXES.get(file.suffix))
+    found = file.format or (
+        medium.column if file.suffix in medium.suffixes else tables.SUFFIXES.get(file.suffix)
+    )
     if found is None:
         raise Rejected("unknown_format")
     return found
 
 
-def _of_path(inside: str, corpus: CorpusSettings) -> dict[str, Any]:
-    """Fields that a picture's path below its location gives."""
+def _of_path(inside: str, corpus: Rules) -> dict[str, Any]:
+    """Fields that a file's path below its location gives."""
     folders = PurePosixPath(inside).parts[:-1]
     fields = {"path": inside, "name": PurePosixPath(inside).stem}
     if corpus.pattern is None:
@@ -95,10 +133,10 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _stored(
-    file: File, number: int, fields: Mapping[str, Any], columns: Columns, corpus: CorpusSettings
+    file: File, number: int, fields: Mapping[str, Any], columns: Columns, corpus: Rules, medium: Medium
 ) -> Stored:
-    """Bytes of the picture and the mask that a row holds or names."""
-    name = picture_field(fields, columns, f"{file.location}, row {number}")
+    """Bytes of the medium and the mask that a row holds or names."""
+    name = field_of(medium, fields, columns, f"{file.location}, row {number}")
     value, mask = fields[name], None
     content, refused = _resolved(value, file, number, corpus)
     if columns.mask is not None and not refused:
@@ -111,28 +149,31 @@ def _stored(
             mask, refused = _resolved(fields[columns.mask], file, number, corpus)
     path = _path(value) or (f".{name}" if isinstance(value, bytes) else "")
     suffix = PurePosixPath(path if "." in path[1:] else f"x{path}").suffix.lower()
-    return _held(content, refused, suffix, mask)
+    return _held(medium, content, refused, suffix, mask)
 
 
-def _held(content: bytes | None, refused: str | None, suffix: str = "", mask: bytes | None = None) -> Stored:
-    return {"picture": content, "mask": mask, "suffix": suffix, "refused": refused}
+def _held(
+    medium: Medium, content: bytes | None, refused: str | None, suffix: str = "", mask: bytes | None = None
+) -> Stored:
+    return {medium.name: content, "mask": mask, "suffix": suffix, "refused": refused}
 
 
-def picture_field(fields: Mapping[str, Any], columns: Columns, where: str) -> str:
-    """Name of the field with the picture.
+def field_of(medium: Medium, fields: Mapping[str, Any], columns: Columns, where: str) -> str:
+    """Name of the field with the medium.
 
     Raises:
         InputError: there is none; lists the fields.
     """
-    endings = tuple(suffix[1:] for suffix in SUFFIXES)
-    wanted = (columns.image,) if columns.image is not None else (*FIELDS, *endings)
+    given = getattr(columns, medium.column)
+    endings = (suffix[1:] for suffix in medium.suffixes)
+    wanted = (given,) if given is not None else (*medium.fields, *endings)
     there = [name for name in wanted if name in fields]
     found = next((name for name in there if _holds_bytes(fields[name])), there[0] if there else None)
     if found is None:
         raise InputError(
-            f"{where}: has no field {' or '.join(map(repr, wanted[:3]))} with a picture; its fields: "
-            f"{', '.join(fields)}. Name it in `columns.image`; or, where the table is none of pictures, name "
-            "what is: `from: folder/**/*.jpg`."
+            f"{where}: has no field {' or '.join(map(repr, wanted[:3]))} with a {medium.name}; its fields: "
+            f"{', '.join(fields)}. Name it in `columns.{medium.column}`; or, where the table is none of "
+            f"{medium.name}s, name what is: `from: folder/**/*{medium.suffixes[0]}`."
         )
     return found
 
@@ -151,21 +192,21 @@ def _path(value: Any) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _resolved(value: Any, file: File, number: int, corpus: CorpusSettings) -> tuple[bytes | None, str | None]:
+def _resolved(value: Any, file: File, number: int, corpus: Rules) -> tuple[bytes | None, str | None]:
     """Bytes as they are, or those at the path; or why they were not read."""
     content = _inner(value)
     if isinstance(content, bytes | bytearray | memoryview):
         return (None, "too_many_bytes") if len(content) > corpus.max_bytes else (bytes(content), None)
     where, path = f"{file.location}, row {number}", _path(value)
     if not path:
-        return _missing(where, f"holds {content!r}, neither a path nor bytes of a picture", corpus)
+        return _missing(where, f"holds {content!r}, neither a path nor bytes", corpus)
     try:
         return _content(_beside(file, path, corpus), corpus)
     except (InputError, FileNotFoundError):
         return _missing(where, f"nothing can be read at {path!r}", corpus)
 
 
-def _missing(where: str, what: str, corpus: CorpusSettings) -> tuple[None, str]:
+def _missing(where: str, what: str, corpus: Rules) -> tuple[None, str]:
     if corpus.missing == "error":
         raise InputError(
             f"{where}: {what}. Correct the table or `root`, or set `missing: drop` to leave such rows out."
@@ -173,7 +214,7 @@ def _missing(where: str, what: str, corpus: CorpusSettings) -> tuple[None, str]:
     return None, "missing"
 
 
-def _beside(file: File, path: str, corpus: CorpusSettings) -> File:
+def _beside(file: File, path: str, corpus: Rules) -> File:
     """The file that a path in a table means."""
     if "::" in path or path.startswith(HUB_FILES):
         return File(path, contents=functools.partial(_through_fsspec, path))
@@ -191,7 +232,7 @@ def _through_fsspec(path: str) -> BinaryIO:
     return cast("BinaryIO", fsspec.open(path, "rb").open())
 
 
-def _content(file: File, corpus: CorpusSettings) -> tuple[bytes | None, str | None]:
+def _content(file: File, corpus: Rules) -> tuple[bytes | None, str | None]:
     """Bytes of a file, or why they were not read."""
     if file.size is not None and file.size > corpus.max_bytes:
         return None, "too_many_bytes"
@@ -205,10 +246,10 @@ def _content(file: File, corpus: CorpusSettings) -> tuple[bytes | None, str | No
     return (None, "too_many_bytes") if len(content) > corpus.max_bytes else (content, None)
 
 
-def _members(table: File, format: str, columns: Columns, corpus: CorpusSettings) -> Iterator[Row]:
-    """Rows of a table in an archive, in the order in which the archive has their pictures.
+def _members(table: File, format: str, columns: Columns, corpus: Rules, medium: Medium) -> Iterator[Row]:
+    """Rows of a table in an archive, in the order in which the archive has the files that they name.
 
-    An archive is read from its start to its end, never at will; so the rows wait for their pictures.
+    An archive is read from its start to its end, never at will; so the rows wait for their files.
     """
     from tasks.sources import archives
 
@@ -217,17 +258,17 @@ def _members(table: File, format: str, columns: Columns, corpus: CorpusSettings)
     home = PurePosixPath(table.location.rpartition(MEMBER)[2]).parent
     waiting: dict[str, list[int]] = defaultdict(list)
     for at, (number, fields) in enumerate(listed):
-        value = fields[picture_field(fields, columns, f"{table.location}, row {number}")]
+        value = fields[field_of(medium, fields, columns, f"{table.location}, row {number}")]
         if path := _path(value):
             waiting[str(home / path)].append(at)
             continue
-        yield number, fields, _stored(table, number, fields, columns, corpus)
+        yield number, fields, _stored(table, number, fields, columns, corpus, medium)
     for member in archives.members(table.archive):
         for at in waiting.pop(member.location.rpartition(MEMBER)[2], ()):
             content, refused = _content(member, corpus)
-            yield *listed[at], _held(content, refused, member.suffix)
+            yield *listed[at], _held(medium, content, refused, member.suffix)
     for path, late in waiting.items():
         for at in late:
             number, fields = listed[at]
             where = f"{table.location}, row {number}"
-            yield number, fields, _held(*_missing(where, f"the archive has no {path!r}", corpus))
+            yield number, fields, _held(medium, *_missing(where, f"the archive has no {path!r}", corpus))
