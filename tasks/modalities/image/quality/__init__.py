@@ -55,10 +55,11 @@ def describe(records: pa.Table) -> pa.Table:
     """
     import pyarrow as pa
 
-    from tasks.modalities.image.quality import groups, measures
+    from tasks.corpora import kin
+    from tasks.modalities.image.quality import measures
 
     of_pictures = measures.of(records)
-    duplicate, near, group = groups.of(records, DISTANCE)
+    duplicate, near, group = kin.groups(records["id"], records["pixels"], records["looks"], DISTANCE)
     columns = {name: records[name] for name in ("id", "width", "height")}
     columns |= {name: pa.array(values) for name, values in of_pictures.items()}
     return pa.table(
@@ -130,6 +131,6 @@ def compare(a: pa.Table, b: pa.Table) -> dict[str, float]:
 
 def pieces(records: pa.Table) -> pa.Array:
     """Keys of each picture's perceptual hash, of which alike pictures share at least one: list<uint64>."""
-    from tasks.modalities.image.quality import groups
+    from tasks.corpora import kin
 
-    return groups.pieces(records, DISTANCE)
+    return kin.pieces(records["looks"], DISTANCE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,43 +122,14 @@ def read(
         InputError: the file is damaged or lacks a column, or a path leads nowhere.
         Rejected: the file as a whole is left out by rule.
     """
-    from tasks.corpora import media
+    from tasks.corpora import fields, media
     from tasks.modalities.image.records.decoding import MEDIUM
 
     given = {name: field for name, field in file.columns.items() if getattr(columns, name) is None}
     columns = dataclasses.replace(columns, **given)
     with sources.read_to_the_end(file):
-        for number, fields, stored in media.rows(file, format, columns, corpus, MEDIUM):
-            yield _pick(fields, stored, columns, kind, file, number)
-
-
-def _pick(
-    fields: Mapping[str, Any],
-    stored: Mapping[str, Any],
-    columns: Columns,
-    kind: str | None,
-    file: File,
-    number: int,
-) -> Record:
-    """The fields that are wanted, by the names of `schema`."""
-
-    def get(name: str) -> Any:
-        if name not in fields:
-            raise InputError(
-                f"{file.location}, row {number}: has no field {name!r}; its fields: {', '.join(fields)}. "
-                "Correct `columns`, or `pattern`, or put pictures into one sub-folder per class."
-            )
-        return fields[name]
-
-    record: Record = {"source": file.location, "row": number, **stored}
-    for name in ("id", "license", "group", "split"):
-        field = getattr(columns, name)
-        value = get(field) if field else fields.get(name) if name == "split" else None
-        record[name] = None if value is None else str(value)
-    record["license"] = record["license"] or file.license
-    if kind == "classification":
-        record["label"] = get(columns.label)
-    return record
+        for number, row, stored in media.rows(file, format, columns, corpus, MEDIUM):
+            yield fields.picked(row, stored, columns, kind, file, number)
 
 
 def normalise(record: Record, corpus: CorpusSettings, kind: str | None) -> Iterator[Record]:
@@ -168,19 +139,13 @@ def normalise(record: Record, corpus: CorpusSettings, kind: str | None) -> Itera
         InputError: a label or mask is missing, or a picture cannot be read and must be.
         Rejected: a rule of the corpus leaves it out.
     """
+    from tasks.corpora import fields
+
     where = f"{record['source']}, row {record['row']}"
-    try:
+    with fields.rules_kept(where, "picture", corpus.unreadable):
         found = _normalised(record, corpus, kind)
-    except Rejected as verdict:
-        if corpus.unreadable == "error":
-            reason = verdict.reason.replace("_", " ")
-            raise InputError(
-                f"{where}: the picture is left out: {reason}. Mend or remove it, or set "
-                "`unreadable: drop` to leave such pictures out."
-            ) from verdict
-        raise
     if kind == "classification":
-        found["label"] = _label(record["label"], where)
+        found["label"] = fields.label(record["label"], where)
     if kind == "segmentation" and found["mask"] is None:
         raise InputError(
             f"{where}: has no mask; name its column in `columns.mask`, or give transparent pictures."
@@ -235,13 +200,6 @@ def _digest(image: Any) -> str:
     return hashlib.blake2b(shape + image.convert("RGB").tobytes(), digest_size=16).hexdigest()
 
 
-def _label(value: Any, where: str) -> str:
-    label = "" if value is None or value != value else str(value).strip()
-    if not label:
-        raise InputError(f"{where}: the label is missing; remove the row, or correct `columns.label`.")
-    return label
-
-
 def content(record: Record) -> bytes:
     """The hash of the decoded pixels."""
     return bytes(record["pixels"], "ascii")
@@ -249,11 +207,6 @@ def content(record: Record) -> bytes:
 
 def signatures(batch: list[Record], corpus: CorpusSettings) -> list[NDArray[np.uint64]]:
     """Per picture, keys of the perceptual hash and the mean colour; none where it shows nothing."""
-    import numpy as np
+    from tasks.corpora import likeness
 
-    from tasks.modalities.image.records import likeness
-
-    shown = [record["looks"] for record in batch if record["looks"] is not None]
-    keys = iter(likeness.keys(shown, corpus.duplicates.distance))
-    nothing = np.empty(0, dtype=np.uint64)
-    return [nothing if record["looks"] is None else next(keys) for record in batch]
+    return likeness.signatures([record["looks"] for record in batch], corpus.duplicates.distance)

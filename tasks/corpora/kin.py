@@ -1,4 +1,4 @@
-"""Which pictures of a table are equal or look alike."""
+"""Which records of a table are equal or alike, by `tasks.corpora.likeness`."""
 
 from __future__ import annotations
 
@@ -6,28 +6,36 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.modalities.image.records import likeness
+from tasks.corpora import likeness
 
 
-def pieces(records: pa.Table, distance: int) -> pa.Array:
-    """Keys of each picture's `looks`, none where nothing is to be seen: list<uint64>."""
-    looks = records["looks"].to_pylist()
-    seen = [value for value in looks if value is not None]
-    keys_NK = likeness.keys(seen, distance)
-    numbers = np.array([0 if value is None else keys_NK.shape[1] for value in looks], dtype=np.int64)
+def pieces(likes: pa.Array, distance: int) -> pa.Array:
+    """Keys of what each record is like, none where that says nothing: list<uint64>."""
+    stored = likes.to_pylist()
+    keys_NK = likeness.keys([value for value in stored if value is not None], distance)
+    numbers = np.array([0 if value is None else keys_NK.shape[1] for value in stored], dtype=np.int64)
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(numbers)])
     return pa.LargeListArray.from_arrays(offsets, keys_NK.reshape(-1))
 
 
-def of(records: pa.Table, distance: int) -> tuple[list[bool], list[bool], list[str | None]]:
-    """Whether each equals an earlier picture, whether it looks like one, and the id of its group's first."""
-    ids, pixels = records["id"].to_pylist(), records["pixels"].to_pylist()
-    lists = pieces(records, distance)
+def groups(
+    id_: pa.Array, digests: pa.Array, likes: pa.Array, distance: int
+) -> tuple[list[bool], list[bool], list[str | None]]:
+    """Whether each equals an earlier record, whether it is like one, and the id of its group's first.
+
+    Args:
+        id_: of each record.
+        digests: hash of what it holds.
+        likes: what it is like, in `likeness`'s form; null where that says nothing.
+        distance: bits in which like records may differ.
+    """
+    ids = id_.to_pylist()
+    lists = pieces(likes, distance)
     keys, offsets = lists.values.to_numpy(), lists.offsets.to_numpy()
     parents = np.arange(len(ids))
     first_with: dict[str | int, int] = {}
     duplicate, near = [], []
-    for row, own in enumerate(pixels):
+    for row, own in enumerate(digests.to_pylist()):
         marks = [own, *keys[offsets[row] : offsets[row + 1]].tolist()]
         known = {first_with[mark] for mark in marks if mark in first_with}
         duplicate.append(own in first_with)
