@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.outages import killed, of_family, on_postgres
-from tests.flows.conftest import Project, wait_until
+from tests.flows.conftest import Project, answers, wait_until
 from tests.flows.test_pipeline import under_way
 
 PATIENCE = 900.0
@@ -57,12 +57,19 @@ def tried(project: Project, wanted: range, *, restart: bool) -> list[str]:
     ]
     if restart:
         wait_until(lambda: under_way(project), PATIENCE)
-        for words in ("flows.pages_server", "mlflow server"):
-            killed(of_family(words))(project, 0.0)
+        without_servers(project)
     ended = project.ended(*runs, seconds=PATIENCE)
     return [
         told for run, steps in zip(ended, wanted, strict=True) if (told := complaint(project, run, steps))
     ]
+
+
+def without_servers(project: Project) -> None:
+    """Kill -9 of both; they are started again."""
+    for words in ("flows.pages_server", "mlflow server"):
+        killed(of_family(words))(project, 0.0)
+    time.sleep(1)  # until their ports are free
+    wait_until(lambda: answers(f"{project.api}/health") and answers(f"{project.mlflow.uri}/health"), PATIENCE)
 
 
 def complaint(project: Project, run: dict[str, Any], steps: int) -> str:
