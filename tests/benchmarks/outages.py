@@ -1,7 +1,7 @@
 """Mishaps of everything that takes part in a run, one after the other: `python -m tests.benchmarks.outages`.
 
 A training of 20 seconds is under way when a process is killed with -9, the disk is full or the clock moves.
-Told are the run's state after two minutes at the latest, whether the training outlived its run, and what
+Told are the run's state two minutes after that at the latest, whether the training outlived its run, and what
 Retry (after `make ui` has been started again, where it is gone) leads to. A full disk takes root, for a
 file system of its own; a clock that moves takes a C compiler.
 """
@@ -254,7 +254,7 @@ def tried(project: Project, blow: Blow, away: float) -> str:
     blowing = threading.Thread(target=blow, args=(project, away))
     blowing.start()
     gone, state, restarted = 0.0, "", False
-    while time.monotonic() - began < PATIENCE or blowing.is_alive():
+    while blowing.is_alive() or time.monotonic() - began < PATIENCE + away:
         if not gone and not alive(work):
             gone = time.monotonic() - began
         if project.ui.poll() is not None:
