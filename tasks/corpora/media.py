@@ -25,9 +25,8 @@ from tasks.sources import MEMBER, BrokenLink, File
 if TYPE_CHECKING:
     from tasks.config import Columns
 
-HUB_FILES = (
-    "hf://datasets/"  # as the hub names files of a data set, also within archives (`zip://..::hf://..`)
-)
+# As the hub names files of a data set, also within archives (`zip://..::hf://..`).
+HUB_FILES = "hf://datasets/"
 
 Stored = dict[str, Any]
 Row = tuple[int, Mapping[str, Any], Stored]
