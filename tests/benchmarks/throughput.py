@@ -95,6 +95,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--peak", type=float, help="operations a second in units of 1e12")
     arguments = parser.parse_args()
+    if arguments.steps <= arguments.warmup:
+        parser.error(f"--steps {arguments.steps}: none is left to count after --warmup {arguments.warmup}")
     entry = params.load(ROOT / "params.yaml").encoders[arguments.encoder]
     images = dataclasses.replace(IMAGES, size=arguments.size)
     settings = TrainSettings(
