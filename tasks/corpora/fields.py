@@ -1,9 +1,9 @@
-"""What modalities whose records are files share: fields to raw records, rules that may not be broken."""
+"""What modalities share of making records: fields that must be there, rules that may not be broken."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.errors import InputError
@@ -16,36 +16,37 @@ if TYPE_CHECKING:
 
 
 def picked(
-    fields: Mapping[str, Any],
-    stored: Mapping[str, Any],
-    columns: Columns,
-    kind: str | None,
-    file: File,
-    number: int,
+    fields: Mapping[str, Any], columns: Columns, wanted: Sequence[str], file: File, number: int, advice: str
 ) -> Record:
-    """A raw record: what is stored, and the fields that are wanted, by the names of `Records.schema`.
+    """The fields that are wanted, by the names of `Columns`, and where the row comes from.
+
+    Args:
+        fields: of a row.
+        columns: which field means what.
+        wanted: what must be there beside what `columns` names of id, license, group and split.
+        file: that holds the row.
+        number: of the row.
+        advice: what to do where a field is missing.
 
     Raises:
-        InputError: a field that `columns` names is not there.
+        InputError: a field is missing; lists those that there are.
     """
 
     def get(name: str) -> Any:
         if name not in fields:
             raise InputError(
-                f"{file.location}, row {number}: has no field {name!r}; its fields: {', '.join(fields)}. "
-                "Correct `columns`, or `pattern`, or put files into one sub-folder per class."
+                f"{file.location}, row {number}: has no field {name!r}; its fields: "
+                f"{', '.join(fields)}. {advice}"
             )
         return fields[name]
 
-    record: Record = {"source": file.location, "row": number, **stored}
+    record: Record = {"source": file.location, "row": number}
     for name in ("id", "license", "group", "split"):
         field = getattr(columns, name)
-        value = get(field) if field else fields.get(name) if name == "split" else None
+        value = get(field) if field else None
         record[name] = None if value is None else str(value)
     record["license"] = record["license"] or file.license
-    if kind == "classification":
-        record["label"] = get(columns.label)
-    return record
+    return record | {name: get(getattr(columns, name)) for name in wanted}
 
 
 @contextlib.contextmanager

@@ -11,11 +11,9 @@ from tasks.corpora import likeness
 
 def pieces(likes: pa.Array, distance: int) -> pa.Array:
     """Keys of what each record is like, none where that says nothing: list<uint64>."""
-    stored = likes.to_pylist()
-    keys_NK = likeness.keys([value for value in stored if value is not None], distance)
-    numbers = np.array([0 if value is None else keys_NK.shape[1] for value in stored], dtype=np.int64)
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(numbers)])
-    return pa.LargeListArray.from_arrays(offsets, keys_NK.reshape(-1))
+    keys = likeness.signatures(likes.to_pylist(), distance)
+    offsets = np.cumsum([0, *map(len, keys)], dtype=np.int64)
+    return pa.LargeListArray.from_arrays(offsets, np.concatenate([np.empty(0, dtype=np.uint64), *keys]))
 
 
 def groups(

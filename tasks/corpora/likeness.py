@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 LENGTH = 10  # bytes: the bits and both numbers
 BLOCKS = (1, 3, 6, 8, 10)  # by the number of bits that may differ: 64, 42, 42, 40 and 38 bits a key
 CELL, SHIFT = 48, 16  # levels of the two numbers
-MAX_DISTANCE = len(BLOCKS) - 1
 
 Keys = NDArray[np.uint64]
 

@@ -137,7 +137,7 @@ def _stored(
     """Bytes of the medium and the mask that a row holds or names."""
     name = field_of(medium, fields, columns, f"{file.location}, row {number}")
     value, mask = fields[name], None
-    content, refused = _resolved(value, file, number, corpus)
+    content, refused = _resolved(value, file, number, corpus, medium)
     if columns.mask is not None and not refused:
         if columns.mask not in fields:
             raise InputError(
@@ -145,7 +145,7 @@ def _stored(
                 f"{', '.join(fields)}. Correct `columns.mask`."
             )
         if fields[columns.mask] is not None:
-            mask, refused = _resolved(fields[columns.mask], file, number, corpus)
+            mask, refused = _resolved(fields[columns.mask], file, number, corpus, medium)
     path = _path(value) or (f".{name}" if isinstance(value, bytes) else "")
     suffix = PurePosixPath(path if "." in path[1:] else f"x{path}").suffix.lower()
     return _held(medium, content, refused, suffix, mask)
@@ -191,14 +191,16 @@ def _path(value: Any) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _resolved(value: Any, file: File, number: int, corpus: Rules) -> tuple[bytes | None, str | None]:
+def _resolved(
+    value: Any, file: File, number: int, corpus: Rules, medium: Medium
+) -> tuple[bytes | None, str | None]:
     """Bytes as they are, or those at the path; or why they were not read."""
     content = _inner(value)
     if isinstance(content, bytes | bytearray | memoryview):
         return (None, "too_many_bytes") if len(content) > corpus.max_bytes else (bytes(content), None)
     where, path = f"{file.location}, row {number}", _path(value)
     if not path:
-        return _missing(where, f"holds {content!r}, neither a path nor bytes", corpus)
+        return _missing(where, f"holds {content!r}, neither a path nor bytes of a {medium.name}", corpus)
     try:
         return _content(_beside(file, path, corpus), corpus)
     except (InputError, FileNotFoundError):

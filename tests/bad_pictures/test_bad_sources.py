@@ -119,7 +119,7 @@ def table_without_the_column() -> tuple[Change, str]:
 
 def table_of_numbers() -> tuple[Change, str]:
     pq.write_table(pa.table({"image": [7]}), "table.parquet")
-    return corpus(**{"from": "table.parquet"}), "row 1: holds 7, neither a path nor bytes"
+    return corpus(**{"from": "table.parquet"}), "row 1: holds 7, neither a path nor bytes of a picture"
 
 
 def link_to_itself() -> tuple[Change, str]:

@@ -80,7 +80,7 @@ Blow = Callable[[Project, float], None]  # with seconds until it is over, where 
 Scene = Callable[[Path], contextlib.AbstractContextManager[Project]]
 
 
-def command(process: psutil.Process) -> str:
+def words_of(process: psutil.Process) -> str:
     """Its command line; empty where it has just ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return " ".join(process.cmdline())
@@ -94,7 +94,7 @@ def of_family(*words: str) -> Victim:
         found = [
             process
             for process in psutil.Process(project.ui.pid).children(recursive=True)
-            if " ".join(words) in command(process)
+            if " ".join(words) in words_of(process)
         ]
         assert found, f"no process {' '.join(words)}"
         return found[-1]
@@ -114,7 +114,7 @@ def command_of(*words: str) -> Victim:
 
     def find(project: Project) -> psutil.Process:
         for process in training(project).parents():
-            if " ".join(words) in command(process):
+            if " ".join(words) in words_of(process):
                 return process
         raise AssertionError(f"no ancestor {' '.join(words)}")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from models.settings import Settings, setting
 from tasks import sources
 from tasks.config import Columns, Corpus
+from tasks.corpora import fields
 from tasks.errors import InputError, unknown
 from tasks.modalities import Record, Rejected
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 THREADED = True
 KINDS = ("classification", "segmentation")
+ADVICE = "Correct `columns`, or `pattern`, or put pictures into one sub-folder per class."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,14 +124,16 @@ def read(
         InputError: the file is damaged or lacks a column, or a path leads nowhere.
         Rejected: the file as a whole is left out by rule.
     """
-    from tasks.corpora import fields, media
+    from tasks.corpora import media
     from tasks.modalities.image.records.decoding import MEDIUM
 
     given = {name: field for name, field in file.columns.items() if getattr(columns, name) is None}
     columns = dataclasses.replace(columns, **given)
+    wanted = ("label",) if kind == "classification" else ()
     with sources.read_to_the_end(file):
         for number, row, stored in media.rows(file, format, columns, corpus, MEDIUM):
-            yield fields.picked(row, stored, columns, kind, file, number)
+            own = dataclasses.replace(columns, split=columns.split or ("split" if "split" in row else None))
+            yield stored | fields.picked(row, own, wanted, file, number, ADVICE)
 
 
 def normalise(record: Record, corpus: CorpusSettings, kind: str | None) -> Iterator[Record]:
@@ -139,8 +143,6 @@ def normalise(record: Record, corpus: CorpusSettings, kind: str | None) -> Itera
         InputError: a label or mask is missing, or a picture cannot be read and must be.
         Rejected: a rule of the corpus leaves it out.
     """
-    from tasks.corpora import fields
-
     where = f"{record['source']}, row {record['row']}"
     with fields.rules_kept(where, "picture", corpus.unreadable):
         found = _normalised(record, corpus, kind)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from models.settings import Settings, setting
 from tasks import sources
 from tasks.config import Columns, Corpus
+from tasks.corpora import fields
 from tasks.errors import InputError
 from tasks.modalities import Record, Rejected
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from tasks.corpora.tables import Row
     from tasks.modalities.text.records.near import Signature
     from tasks.sources import File
+
+
+WANTED = {  # of a row, by kind of task
+    None: ("text",),
+    "classification": ("text", "label"),
+    "token_classification": ("tokens", "tags"),
+    "question_answering": ("text", "question", "answers"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +134,8 @@ def read(
             columns = _of_running_text(columns, file)
         rows = formats.rows(file, found, columns, corpus)
     with sources.read_to_the_end(file):
-        for number, fields in rows:
-            yield _pick(fields, columns, kind, file, number)
+        for number, row in rows:
+            yield fields.picked(row, columns, WANTED[kind], file, number, "Correct `columns`.")
 
 
 def _of_running_text(columns: Columns, file: File) -> Columns:
@@ -138,34 +147,6 @@ def _of_running_text(columns: Columns, file: File) -> Columns:
                 f"`columns.{name}` out, or keep this text in a table that has the field."
             )
     return dataclasses.replace(columns, id=None, license=None)
-
-
-def _pick(fields: Mapping[str, Any], columns: Columns, kind: str | None, file: File, number: int) -> Record:
-    """The fields that are wanted, by the names of `schema`."""
-
-    def get(name: str) -> Any:
-        if name not in fields:
-            raise InputError(
-                f"{file.location}, row {number}: has no field {name!r}; its fields: {', '.join(fields)}. "
-                "Correct `columns`."
-            )
-        return fields[name]
-
-    record: Record = {"source": file.location, "row": number}
-    for name in ("id", "license", "group", "split"):
-        field = getattr(columns, name)
-        value = get(field) if field else None
-        record[name] = None if value is None else str(value)
-    record["license"] = record["license"] or file.license
-    wanted = {
-        None: ("text",),
-        "classification": ("text", "label"),
-        "token_classification": ("tokens", "tags"),
-        "question_answering": ("text", "question", "answers"),
-    }
-    for name in wanted[kind]:
-        record[name] = get(getattr(columns, name))
-    return record
 
 
 def normalise(record: Record, corpus: CorpusSettings, kind: str | None) -> Iterator[Record]:
@@ -190,7 +171,7 @@ def normalise(record: Record, corpus: CorpusSettings, kind: str | None) -> Itera
 
     match kind:
         case "classification":
-            kept["label"] = _label(record["label"], where)
+            kept["label"] = _clean(fields.label(record["label"], where), [])
         case "token_classification":
             tokens = [clean(token, "a token") for token in _listed(record["tokens"])]
             kept |= {"tokens": tokens, "tags": _iob2(_listed(record["tags"]), len(tokens), where)}
@@ -234,13 +215,6 @@ def _clean(text: str, seen: list[bool]) -> str:
             seen.append(True)
         text = unicodedata.normalize("NFC", text)
     return _CONTROL.sub(" ", text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def _label(value: Any, where: str) -> str:
-    label = "" if value is None or value != value else str(value).strip()
-    if not label:
-        raise InputError(f"{where}: the label is missing; remove the row, or correct `columns.label`.")
-    return _clean(label, [])
 
 
 def _listed(value: Any) -> list[Any]:
