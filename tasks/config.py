@@ -40,16 +40,28 @@ class Columns(Settings):
         "Field with a picture: its bytes, its path, or {bytes, path}; null takes the first of image, img, "
         "picture, path, file_name and the like.",
     )
+    audio: str | None = setting(
+        None,
+        "Field with a recording, in the same forms; null takes the first of audio, recording, wav, path, "
+        "file_name and the like.",
+    )
     mask: str | None = setting(None, "Field with the mask of a picture's foreground, in the same forms.")
     id: str | None = setting(None, "Field with a unique id; without it ids are made from the content.")
     label: str = setting("label", "Field with the label.")
+    transcript: str | None = setting(
+        None,
+        "Transcription: field with what is said; null takes the first of transcript, sentence, text, "
+        "normalized_text and transcription, or what stands in a file beside the recording.",
+    )
     tokens: str = setting("tokens", "Token classification: field with the list of words.")
     tags: str = setting("tags", "Token classification: field with the list of tags.")
     question: str = setting("question", "Question answering: field with the question.")
     answers: str = setting("answers", "Question answering: field with {text, answer_start} lists.")
     license: str | None = setting(None, "Field with the licence of a record.")
     group: str | None = setting(
-        None, "Field whose equal values never fall on both sides of a split (patient, author, file)."
+        None,
+        "Field whose equal values never fall on both sides of a split (patient, author, file); null takes "
+        "the speaker of transcribed recordings, where one is told.",
     )
     split: str | None = setting(None, "Field that says train, validation or test.")
 
@@ -58,9 +70,12 @@ class Columns(Settings):
 class Task(Settings):
     """One labelled set with train, validation and test rows."""
 
-    kind: Literal["classification", "token_classification", "question_answering", "segmentation"] = setting(
+    kind: Literal[
+        "classification", "token_classification", "question_answering", "segmentation", "transcription"
+    ] = setting(
         "classification",
-        "What is predicted; pictures: classification or segmentation; text: all but segmentation.",
+        "What is predicted; pictures: classification or segmentation; recordings: classification or "
+        "transcription; text: classification, token_classification or question_answering.",
     )
     source: str | None = setting(
         None,
@@ -205,6 +220,11 @@ class Finetune(TrainSettings):
         True,
         "Whether what needs no encoder (majority, raw inputs) is measured beside the arms; of recipes that "
         "share a labelled set, one is enough.",
+    )
+    freeze: Literal["nothing", "stem"] = setting(
+        "nothing",
+        "Stem: what makes vectors of raw input (convolutions over samples, embeddings of tokens or patches) "
+        "keeps its trained weights; training from scratch trains it all the same.",
     )
     pooling: Literal["first", "mean", "cells"] = setting(
         "mean",

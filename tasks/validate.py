@@ -75,7 +75,8 @@ def inspect(recipe: Recipe, corpora: Mapping[str, Path], docs: Path) -> tuple[di
     slots = stored.slots(corpora)
     num_rows = {slot: stored.count(files) for slot, files in slots.items()}
     samples = {
-        slot: stored.sample(files, ["id", *columns], settings.max_described) for slot, files in slots.items()
+        slot: stored.sample(files, ["id", *columns, *quality.ANSWERS], settings.max_described)
+        for slot, files in slots.items()
     }
     labels = {slot: expected.labels(files, leakage.ids(slot)) for slot, files in slots.items()}
     metrics = {slot: quality.describe(sample) for slot, sample in samples.items()}
@@ -84,6 +85,7 @@ def inspect(recipe: Recipe, corpora: Mapping[str, Path], docs: Path) -> tuple[di
         *expected.of_labels(labels, settings),
         *expected.of_conflicts(corpora.get("tasks")),
         *expected.of_leakage(leakage, num_rows, settings),
+        *expected.of_groups(slots),
     ]
     checks = check(suites, docs)
     comparisons = _comparisons(samples, quality)
@@ -185,7 +187,7 @@ def _comparisons(samples: Mapping[str, pa.Table], quality: Quality) -> dict[str,
     training = [samples[slot] for slot in samples if slot.startswith("tasks/") and slot.endswith("/train")]
     tables = {slot: samples[slot] for slot in ("general", "domain") if slot in samples}
     if training:
-        tables["tasks"] = pa.concat_tables(training)
+        tables["tasks"] = pa.concat_tables(training, promote_options="default")
     return {
         f"{a}~{b}": {
             name: round(value, DECIMALS) for name, value in quality.compare(tables[a], tables[b]).items()

@@ -145,6 +145,39 @@ def of_leakage(leakage: Leakage, num_rows: Mapping[str, int], settings: Validate
     )
 
 
+def of_groups(slots: Mapping[str, Sequence[Path]]) -> Iterator[Suite]:
+    """No group (speaker, patient) of a task on both sides of a split; silent where there is none."""
+    import pyarrow as pa
+
+    shares: dict[str, float] = {}
+    for task in sorted({slot.split("/")[1] for slot in slots if slot.startswith("tasks/")}):
+        groups = {split: _groups(slots[f"tasks/{task}/{split}"]) for split in stored.SPLITS}
+        for split, other in (("validation", "train"), ("test", "train"), ("test", "validation")):
+            if shared := groups[split].keys() & groups[other].keys():
+                num_shared = sum(groups[split][name] for name in shared)
+                shares[f"{task} {split} in tasks/{task}/{other}"] = num_shared / groups[split].total()
+    if shares:
+        remedy = (
+            "Scores there are too good for speakers, patients, ... that are new: split by `columns.group`, "
+            "or give other test rows."
+        )
+        yield Suite(
+            "leakage",
+            "shared groups",
+            pa.table({"id": list(shares), "group_share": list(shares.values())}),
+            [between("group_share", maximum=0, hard=False, remedy=remedy)],
+        )
+
+
+def _groups(files: Sequence[Path]) -> Counter[str]:
+    """How many records each group has, of those that tell theirs."""
+    counts: Counter[str] = Counter()
+    for batch in stored.stream(files, ["group"]):
+        if "group" in batch.column_names:
+            counts.update(filter(None, batch["group"].to_pylist()))
+    return counts
+
+
 def summary(metrics: pa.Table) -> dict[str, Any]:
     """Mean and quantiles of numbers, share of claims, most frequent values of words; nulls don't count."""
     import pyarrow as pa

@@ -30,7 +30,7 @@ def of_recipe(name: str, config: Config, num: int) -> tuple[str, list[Record]]:
         corpus = getattr(recipe, slot)
         if corpus == "none":
             continue
-        found = spread(_ingested(corpus), ("id", "picture", "text"), num) or [
+        found = spread(_ingested(corpus), ("id", "picture", "recording", "text"), num) or [
             *itertools.islice(_from_sources(config.corpus(corpus)), num)
         ]
         if found:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,19 @@ WORDS = {
 }
 
 
+@dataclass
+class _Written:
+    """What one pass over a labelled set found."""
+
+    files: list[dict[str, Any]]
+    sizes: dict[str, int]
+    labels: dict[str, Counter[str]]
+    licenses: set[str]
+    tally: Tally
+    num_conflicting: int
+    has_groups: bool
+
+
 def labelled(
     name: str, task: Task, corpus: Corpus, module: Records, folder: Path
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -43,7 +57,44 @@ def labelled(
         InputError: locations, splits, labels or ids don't make a set that can be learnt and tested.
     """
     places = _places(name, task)
-    tally, ids = Tally(), _Ids(module)
+    written = _write(name, task, corpus, module, folder, places, keeps_groups=True)
+    if not all(written.sizes.values()) and written.has_groups and task.columns.group is None:
+        log.warning(
+            "ingest %s: too few groups (speakers, ...) for every split to get one: rows are split one by "
+            "one, and validate says how many share a group; name splits apart (`train`, `test`) to choose",
+            name,
+        )
+        written = _write(name, task, corpus, module, folder, places, keeps_groups=False)
+        written.tally.remarks["split_within_groups"] = sum(written.sizes.values())
+    tally = written.tally
+    _refuse_impossible(name, task, written.sizes, written.labels["train"], tally)
+    if tally.rejected:
+        log.info("ingest %s: left out of %d rows: %s", name, tally.read, tally.left_out())
+    entry = {
+        "kind": task.kind,
+        "license": ", ".join(sorted(written.licenses)) or None,
+        "labels": sorted(set().union(*written.labels.values())),
+        "splits": written.sizes,
+        "rejected": dict(sorted(tally.rejected.items())),
+        "examples": dict(sorted(tally.examples.items())),
+        "remarks": dict(sorted(tally.remarks.items())),
+        "encoding_errors": tally.encoding_errors,
+        "conflicting_labels": written.num_conflicting,
+    }
+    return entry, written.files
+
+
+def _write(
+    name: str,
+    task: Task,
+    corpus: Corpus,
+    module: Records,
+    folder: Path,
+    places: dict[str, str],
+    *,
+    keeps_groups: bool,
+) -> _Written:
+    tally, ids, has_groups = Tally(), _Ids(module), False
     agreement = _Agreement(module, tally)
     labels: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     licenses: set[str] = set()
@@ -58,7 +109,9 @@ def labelled(
                 for record in batch:
                     ids.give(record)
                     licenses.update(filter(None, [record["license"]]))
-                    split = _split(place, record, task, module, is_cut="validation" not in places)
+                    has_groups = has_groups or bool(record["group"])
+                    key = (record["group"] if keeps_groups else None) or _content(record, module)
+                    split = _split(place, record, task, key, is_cut="validation" not in places)
                     by_split[split].append(record)
                     labels[split].update(_labels(record, task.kind))
                     if task.kind == "classification":
@@ -67,21 +120,8 @@ def labelled(
                     shards[split].write(chosen)
                 bar.update(len(batch))
     sizes = {split: shards[split].num_rows for split in SPLITS}
-    _refuse_impossible(name, task, sizes, labels["train"], tally)
-    if tally.rejected:
-        log.info("ingest %s: left out of %d rows: %s", name, tally.read, tally.left_out())
-    entry = {
-        "kind": task.kind,
-        "license": ", ".join(sorted(licenses)) or None,
-        "labels": sorted(set().union(*labels.values())),
-        "splits": sizes,
-        "rejected": dict(sorted(tally.rejected.items())),
-        "examples": dict(sorted(tally.examples.items())),
-        "remarks": dict(sorted(tally.remarks.items())),
-        "encoding_errors": tally.encoding_errors,
-        "conflicting_labels": agreement.num_conflicting,
-    }
-    return entry, [file for split in SPLITS for file in shards[split].files(folder)]
+    files = [file for split in SPLITS for file in shards[split].files(folder)]
+    return _Written(files, sizes, labels, licenses, tally, agreement.num_conflicting, has_groups)
 
 
 def _places(name: str, task: Task) -> dict[str, str]:
@@ -98,8 +138,12 @@ def _places(name: str, task: Task) -> dict[str, str]:
     return {"all": task.source} if task.source is not None else apart
 
 
-def _split(place: str, record: Record, task: Task, module: Records, *, is_cut: bool) -> str:
-    """The split of a row: as given, or by the hash of its group or content."""
+def _content(record: Record, module: Records) -> str:
+    return module.content(record).decode("utf-8", "replace")
+
+
+def _split(place: str, record: Record, task: Task, key: str, *, is_cut: bool) -> str:
+    """The split of a row: as given, or by the hash of `key`, its group or content."""
     if place != "all" and not (place == "train" and is_cut):
         return place
     if place == "all" and (record["split"] is not None or task.columns.split is not None):
@@ -108,7 +152,7 @@ def _split(place: str, record: Record, task: Task, module: Records, *, is_cut: b
             where = f"{record['source']}, row {record['row']}"
             raise InputError(f"{where}: {unknown('split', word, WORDS)}; correct `columns.split`.")
         return WORDS[word]
-    at = share(record["group"] or module.content(record).decode("utf-8", "replace"))
+    at = share(key)
     train, validation, _ = task.fractions
     if place == "train":
         return "train" if at < train / (train + validation) else "validation"

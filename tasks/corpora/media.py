@@ -41,12 +41,14 @@ class Medium:
         column: the key of `Columns` that names its field, and the format of such a file (`image`).
         suffixes: lower-case endings of its files, with the dot; the commonest first.
         fields: where it is looked for in a table whose `columns` don't say.
+        folders: beside a table, in which the files that it names may lie as well.
     """
 
     name: str
     column: str
     suffixes: tuple[str, ...]
     fields: tuple[str, ...]
+    folders: tuple[str, ...] = ()
 
 
 class Rules(tables.Decoding, Protocol):
@@ -81,13 +83,13 @@ def rows(file: File, format: str, columns: Columns, corpus: Rules, medium: Mediu
             named = {**_of_path(file.inside, corpus), **fields} if file.inside else fields
             yield number, named, _stored(file, number, fields, columns, corpus, medium)
         return
-    name = _format(file, format, medium)
+    name = format_of(file, format, medium)
     is_medium = name == medium.column
     if not is_medium and PurePosixPath(PurePosixPath(file.name).stem).suffix.lower() in medium.suffixes:
         raise Rejected(f"beside_a_{medium.name}")  # photo.jpg.json, as photo services export it
     if is_medium:
         content, refused = _content(file, corpus)
-        yield 1, _of_path(file.inside, corpus), _held(medium, content, refused, file.suffix)
+        yield 1, _of_path(file.inside, corpus), held(medium, content, refused, file.suffix)
     elif file.archive is not None:
         yield from _members(file, name, columns, corpus, medium)
     else:
@@ -95,7 +97,13 @@ def rows(file: File, format: str, columns: Columns, corpus: Rules, medium: Mediu
             yield number, fields, _stored(file, number, fields, columns, corpus, medium)
 
 
-def _format(file: File, format: str, medium: Medium) -> str:
+def format_of(file: File, format: str, medium: Medium) -> str:
+    """Format of a file: as given, or by its name.
+
+    Raises:
+        InputError: nobody knows the format of that name.
+        Rejected: the file's ending is that of neither the medium nor a table.
+    """
     known = (medium.column, *tables.READERS)
     if format != "auto":
         if format not in known:
@@ -148,12 +156,13 @@ def _stored(
             mask, refused = _resolved(fields[columns.mask], file, number, corpus, medium)
     path = _path(value) or (f".{name}" if isinstance(value, bytes) else "")
     suffix = PurePosixPath(path if "." in path[1:] else f"x{path}").suffix.lower()
-    return _held(medium, content, refused, suffix, mask)
+    return held(medium, content, refused, suffix, mask)
 
 
-def _held(
+def held(
     medium: Medium, content: bytes | None, refused: str | None, suffix: str = "", mask: bytes | None = None
 ) -> Stored:
+    """What a row holds, under the medium's name."""
     return {medium.name: content, "mask": mask, "suffix": suffix, "refused": refused}
 
 
@@ -201,10 +210,12 @@ def _resolved(
     where, path = f"{file.location}, row {number}", _path(value)
     if not path:
         return _missing(where, f"holds {content!r}, neither a path nor bytes of a {medium.name}", corpus)
-    try:
-        return _content(_beside(file, path, corpus), corpus)
-    except (InputError, FileNotFoundError):
-        return _missing(where, f"nothing can be read at {path!r}", corpus)
+    for place in _places(file, path, corpus, medium):
+        try:
+            return _content(_at(place), corpus)
+        except (InputError, FileNotFoundError):
+            continue
+    return _missing(where, f"nothing can be read at {path!r}", corpus)
 
 
 def _missing(where: str, what: str, corpus: Rules) -> tuple[None, str]:
@@ -215,13 +226,19 @@ def _missing(where: str, what: str, corpus: Rules) -> tuple[None, str]:
     return None, "missing"
 
 
-def _beside(file: File, path: str, corpus: Rules) -> File:
-    """The file that a path in a table means."""
-    if "::" in path or path.startswith(HUB_FILES):
-        return File(path, contents=functools.partial(_through_fsspec, path))
-    is_whole = "://" in path or path.startswith(("/", "~"))
-    folder = corpus.root if corpus.root is not None else file.location.rpartition("/")[0] or "."
-    place = path if is_whole else f"{folder.rstrip('/')}/{path}"
+def _places(file: File, path: str, corpus: Rules, medium: Medium) -> list[str]:
+    """What a path in a table may mean."""
+    if "://" in path or "::" in path or path.startswith(("/", "~")):
+        return [path]
+    if corpus.root is not None:
+        return [f"{corpus.root.rstrip('/')}/{path}"]
+    home = file.location.rpartition("/")[0] or "."
+    return [f"{home}/{path}", *(f"{home}/{folder}/{path}" for folder in medium.folders)]
+
+
+def _at(place: str) -> File:
+    if "::" in place or place.startswith(HUB_FILES):
+        return File(place, contents=functools.partial(_through_fsspec, place))
     if Path(place).expanduser().is_dir():
         raise FileNotFoundError(place)
     return next(sources.files(place))
@@ -237,9 +254,11 @@ def _content(file: File, corpus: Rules) -> tuple[bytes | None, str | None]:
     """Bytes of a file, or why they were not read."""
     if file.size is not None and file.size > corpus.max_bytes:
         return None, "too_many_bytes"
+    # room is made for as many bytes as are asked for, so that only what is compressed asks for all
+    most = file.size if file.size and not file.compression else corpus.max_bytes
     try:
         with file.open() as stream:
-            content = stream.read(corpus.max_bytes + 1)
+            content = stream.read(most + 1)
     except BrokenLink:
         return None, "broken_link"
     except PermissionError:
@@ -258,18 +277,21 @@ def _members(table: File, format: str, columns: Columns, corpus: Rules, medium: 
     listed = list(tables.READERS[format](table, corpus))
     home = PurePosixPath(table.location.rpartition(MEMBER)[2]).parent
     waiting: dict[str, list[int]] = defaultdict(list)
+    late: dict[int, str] = {}
     for at, (number, fields) in enumerate(listed):
         value = fields[field_of(medium, fields, columns, f"{table.location}, row {number}")]
         if path := _path(value):
-            waiting[str(home / path)].append(at)
+            late[at] = path
+            for folder in ("", *medium.folders):
+                waiting[str(home / folder / path)].append(at)
             continue
         yield number, fields, _stored(table, number, fields, columns, corpus, medium)
     for member in archives.members(table.archive):
         for at in waiting.pop(member.location.rpartition(MEMBER)[2], ()):
-            content, refused = _content(member, corpus)
-            yield *listed[at], _held(medium, content, refused, member.suffix)
-    for path, late in waiting.items():
-        for at in late:
-            number, fields = listed[at]
-            where = f"{table.location}, row {number}"
-            yield number, fields, _held(medium, *_missing(where, f"the archive has no {path!r}", corpus))
+            if late.pop(at, None) is not None:
+                content, refused = _content(member, corpus)
+                yield *listed[at], held(medium, content, refused, member.suffix)
+    for at, path in late.items():
+        number, fields = listed[at]
+        what = f"the archive has no {str(home / path)!r}"
+        yield number, fields, held(medium, *_missing(f"{table.location}, row {number}", what, corpus))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -67,13 +68,14 @@ def comma(file: File, decoding: Decoding) -> Iterator[Row]:
 
 
 def tab(file: File, decoding: Decoding) -> Iterator[Row]:
-    """Tab-separated values under a header."""
+    """Tab-separated values under a header; many programs write them without ever quoting."""
     return _delimited(file, decoding, "\t")
 
 
 def _delimited(file: File, decoding: Decoding, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(MAX_LINE)  # of the whole process: the module's 131,072 refuses long documents
-    reader = csv.DictReader((line for _, line in lines(file, decoding, MAX_LINE)), delimiter=delimiter)
+    text = (line for _, line in lines(file, decoding, MAX_LINE))
+    reader = csv.DictReader(_closed(text) if delimiter == "\t" else text, delimiter=delimiter)
     for fields in reader:
         number = reader.line_num
         if None in fields:
@@ -82,6 +84,25 @@ def _delimited(file: File, decoding: Decoding, delimiter: str) -> Iterator[Row]:
                 f"({', '.join(reader.fieldnames or [])}); quote fields that hold the delimiter."
             )
         yield number, fields
+
+
+def _closed(lines: Iterator[str]) -> Iterator[str]:
+    """Lines of tab-separated values, in which a mark that opens no quotation is quoted itself.
+
+    It opens none where its line has all fields and the next one, which would have to go on, has them too.
+    """
+    line, is_open = next(lines, ""), False
+    num_tabs = line.count("\t")
+    for following in itertools.chain(lines, [""]):
+        if line.count('"') % 2:
+            is_whole = num_tabs > 0 and line.count("\t") == num_tabs
+            if is_whole and not is_open and (not following or following.count("\t") == num_tabs):
+                fields = line.rstrip("\r\n").replace('"', '""').split("\t")
+                line = "\t".join(f'"{field}"' for field in fields) + "\n"
+            else:
+                is_open = not is_open
+        yield line
+        line = following
 
 
 def parquet(file: File, decoding: Decoding) -> Iterator[Row]:

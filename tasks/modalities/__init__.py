@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tasks.pages.sheets import Section
     from tasks.sources import File
 
-NAMES = ("text", "image")
+NAMES = ("text", "image", "speech")
 
 Record = dict[str, Any]
 
@@ -110,6 +111,9 @@ class Quality(Protocol):
     KIN: tuple[str, ...]
     """Columns by which records are the same: what `Records.content` and `pieces` read."""
 
+    ANSWERS: tuple[str, ...]
+    """Columns of labelled records that `describe` reads where they are there."""
+
     def describe(self, records: pa.Table) -> pa.Table:
         """Derived metrics, one row per record, first column `id`."""
 
@@ -135,6 +139,14 @@ class Reader(Protocol):
             batch: rows of `inputs`, and targets, which stay.
             training: whether to change the inputs at random.
             key: int64 per row, from which all that is random is drawn.
+        """
+
+    def within(self, model: PreTrainedModel, key: Tensor | None) -> AbstractContextManager[None]:
+        """A context in which the forward pass of a model in training changes at random.
+
+        Args:
+            model: with a head.
+            key: as above; None changes nothing.
         """
 
     def hidden(

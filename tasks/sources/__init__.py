@@ -65,6 +65,7 @@ class File:
         columns: what fields of `rows` mean, in the words of `tasks.config.Columns`.
         inside: its path below the location that was asked for.
         archive: the archive that it is a member of.
+        beside: what a modality makes of the files in its folder (`tasks.corpora.beside`).
     """
 
     location: str
@@ -76,6 +77,7 @@ class File:
     columns: Mapping[str, str] = field(default_factory=dict)
     inside: str = ""
     archive: File | None = None
+    beside: Callable[[], Any] | None = None
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # numpy and pyarrow cost a light command 0.3 s, great_expecta
     from great_expectations.expectations.expectation import Expectation
 
 KIN = ("pixels", "looks")
+ANSWERS = ()
 DISTANCE = 2  # bits in which the hashes of a test picture and a training picture that leaks it may differ
 
 
@@ -119,13 +120,14 @@ def compare(a: pa.Table, b: pa.Table) -> dict[str, float]:
         edge_overlap: shared share of the histograms of edges by direction and strength.
         size_overlap: shared share of the histograms of the shorter side, in octaves.
     """
+    from tasks.corpora.samples import shared
     from tasks.modalities.image.quality import measures
 
     first, second = measures.histograms(a), measures.histograms(b)
-    shared = {name: measures.shared(first[name], second[name]) for name in first}
+    found = {name: shared(first[name], second[name]) for name in first}
     return {
-        "appearance_overlap": (shared["colour"] + shared["edge"]) / 2,
-        **{f"{name}_overlap": value for name, value in shared.items()},
+        "appearance_overlap": (found["colour"] + found["edge"]) / 2,
+        **{f"{name}_overlap": value for name, value in found.items()},
     }
 
 

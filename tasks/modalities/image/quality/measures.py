@@ -6,7 +6,6 @@ Legend: H, W pixels; C channels.
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.corpora.samples import Histogram, by_hash
 from tasks.modalities.image.records import decoding, likeness
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ DIRECTIONS, STRENGTHS = 8, (0.02, 0.05, 0.1, 0.2, 0.4)
 COARSE_SIDE = 64
 OCTAVES = 16
 
-Histogram = NDArray[np.float64]
 T = TypeVar("T")
 
 
@@ -74,11 +73,7 @@ def _small(image: Image, side: int) -> Image:
 
 def histograms(records: pa.Table) -> dict[str, Histogram]:
     """Shares of colours, edges and sizes over a sample of the pictures, chosen by the hash of their id."""
-    share = COMPARED / max(records.num_rows, 1)
-    if share < 1:
-        records = records.filter(
-            [zlib.crc32(name.encode()) < share * 2**32 for name in records["id"].to_pylist()]
-        )
+    records = by_hash(records, COMPARED)
     colours, edges = np.zeros(COLOURS**3), np.zeros(DIRECTIONS * len(STRENGTHS) + 1)
     for colour, edge in _each(records, _colours_and_edges):
         colours += colour
@@ -89,13 +84,6 @@ def histograms(records: pa.Table) -> dict[str, Histogram]:
     octaves = np.log2(np.maximum(sides, 1)).astype(np.int64)
     sizes = np.bincount(np.minimum(octaves, OCTAVES - 1), minlength=OCTAVES)
     return {"colour": colours, "edge": edges, "size": sizes.astype(np.float64)}
-
-
-def shared(a: Histogram, b: Histogram) -> float:
-    """What two histograms have in common, as a share: 1 where they are equal, 0 where they never meet."""
-    if not a.sum() or not b.sum():
-        return 0.0
-    return float(np.minimum(a / a.sum(), b / b.sum()).sum())
 
 
 def _colours_and_edges(content: bytes) -> tuple[Histogram, Histogram]:

@@ -7,6 +7,7 @@ D width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -42,6 +43,10 @@ class Reader(nn.Module):
         assert key is not None
         keyed = {"pixels": batch["pixels"], "key": key}
         return {**rest, "pixel_values": self.images.view(keyed, self.augment, stream=_STREAM)}
+
+    def within(self, model: PreTrainedModel, key: Tensor | None) -> AbstractContextManager[None]:
+        """Nothing changes within the model."""
+        return nullcontext()
 
     def hidden(
         self, encoder: PreTrainedModel, batch: Mapping[str, Tensor], kind: str, pooling: str

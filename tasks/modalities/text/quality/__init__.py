@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # numpy and pyarrow cost a light command 0.3 s, great_expecta
     from numpy.typing import NDArray
 
 KIN = ("text",)
+ANSWERS = ()
 LANGUAGE_RECORDS = 2_000  # a guess takes 0.2 to 0.4 ms; the share is good to 2 points
 LANGUAGE_CHARACTERS = (30, 300)  # shorter text is not guessed, longer is cut
 COMPRESSED_BYTES = 2_048

@@ -1,0 +1,1 @@
+"""What objectives over recordings of speech share."""
