@@ -29,6 +29,8 @@ CATALOG = {
     "ijepa": "models.objectives.ijepa:IJEPA",
     "rotation": "models.objectives.rotation:Rotation",
     "brightness": "models.objectives.brightness:Brightness",
+    "wav2vec2": "models.objectives.wav2vec2:Wav2Vec2",
+    "hubert": "models.objectives.hubert:HuBERT",
 }
 
 Batch = Mapping[str, Tensor]
