@@ -11,7 +11,7 @@ import json
 import operator
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields, make_dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
@@ -23,7 +23,7 @@ from ruamel.yaml.error import YAMLError
 
 from models.settings import setting
 from tasks import modalities
-from tasks.config import PARAMS, SLOTS, Config, Corpus, Encoder, Pretrain, Recipe
+from tasks.config import PARAMS, SLOTS, Config, Corpus, Encoder, Pretrain, Recipe, Task
 from tasks.errors import InputError, unknown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -246,6 +246,7 @@ def _impossible(config: Config) -> Iterator[str]:
                     f"{at}.{stage}.probe_every: must be 0 where `tasks` names no labelled set of kind "
                     "classification"
                 )
+        yield from _unanswerable(at, recipe, sets)
     for name, encoder in config.encoders.items():
         if (encoder.architecture is None) == (encoder.source is None):
             yield f"encoders.{name}: give either `architecture` (from scratch) or `from` (released weights)"
@@ -291,6 +292,16 @@ def _unpayable(at: str, recipe: Recipe, encoder: Encoder | None) -> Iterator[str
         or ("adapted" in finetune.arms and recipe.adapt.steps)
     ):
         yield f"{at}.finetune.arms: none of them is trained: the stages before have steps 0; name scratch"
+
+
+def _unanswerable(at: str, recipe: Recipe, sets: Iterable[Task]) -> Iterator[str]:
+    """Labelled sets of which no method of the recipe makes anything."""
+    from tasks.downstream import kind
+
+    for name in sorted({task.kind for task in sets}):
+        able = [*kind(name).FROZEN, *(["finetune"] if recipe.modality in kind(name).HEADS else [])]
+        if not {*recipe.finetune.methods} & {*able}:
+            yield f"{at}.finetune.methods: none of them does {name}; name {' or '.join(able)}"
 
 
 def _unpromotable(at: str, recipe: Recipe, corpus: Corpus | None) -> Iterator[str]:

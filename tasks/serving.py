@@ -1,8 +1,8 @@
-"""Answers of a fine-tuned transformers model to raw text or pictures; travels with models kept in MLflow.
+"""Answers of a fine-tuned transformers model to raw text, pictures or sound; travels with models in MLflow.
 
-Needs torch, transformers and pandas (and Pillow for pictures), and nothing else of this project, so
-that a model folder works wherever it is taken. Weights are read from safetensors and no code that
-lies beside them is run. A picture is a file's bytes in base64.
+Needs torch, transformers and pandas (and Pillow for pictures, soundfile and soxr for recordings), and
+nothing else of this project, so that a model folder works wherever it is taken. Weights are read from
+safetensors and no code that lies beside them is run. A picture or recording is a file's bytes in base64.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 import io
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,25 +20,38 @@ KINDS = {
     "ForTokenClassification": "token_classification",
     "ForQuestionAnswering": "question_answering",
     "ForImageClassification": "image_classification",
+    "ForCTC": "transcription",
 }
 INPUTS = {
     "classification": ("text",),
     "token_classification": ("text",),
     "question_answering": ("question", "text"),
     "image_classification": ("picture",),
+    "audio_classification": ("recording",),
+    "transcription": ("recording",),
 }
 OUTPUTS = {
     "classification": ("label", "score"),
     "token_classification": ("words", "tags"),
     "question_answering": ("answer", "score"),
     "image_classification": ("label", "score"),
+    "audio_classification": ("label", "score"),
+    "transcription": ("text",),
+}
+PACKAGES = {
+    "image_classification": ["pillow"],
+    "audio_classification": ["soundfile", "soxr"],
+    "transcription": ["soundfile", "soxr"],
 }
 LONGEST_ANSWER = 30  # tokens
 
 
 def kind(folder: Path) -> str:
     """What the model in a folder predicts, by the class that its config names."""
-    architectures = json.loads((Path(folder) / "config.json").read_text()).get("architectures") or [""]
+    config = json.loads((Path(folder) / "config.json").read_text())
+    architectures = config.get("architectures") or [""]
+    if "conv_stride" in config and architectures[0].endswith("ForSequenceClassification"):
+        return "audio_classification"  # a sequence of samples
     for suffix, name in KINDS.items():
         if architectures[0].endswith(suffix):
             return name
@@ -62,7 +76,7 @@ def example(value: str | bytes) -> str:
 def requirements(kind: str) -> list[str]:
     """The packages that answering needs, as installed here."""
     names = ["torch", "transformers", "safetensors", "pandas", "mlflow"]
-    names += ["pillow"] if kind == "image_classification" else []
+    names += PACKAGES.get(kind, [])
     return [f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in names]
 
 
@@ -73,11 +87,16 @@ class Answerer:
         import transformers
 
         self.kind = kind(folder)
-        suffix = next(suffix for suffix, name in KINDS.items() if name == self.kind)
+        suffix = next(
+            (suffix for suffix, name in KINDS.items() if name == self.kind), "ForAudioClassification"
+        )
         auto = getattr(transformers, f"AutoModel{suffix}")
         self.model = auto.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
         if self.kind == "image_classification":
             self.processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+            return
+        if self.kind in ("audio_classification", "transcription"):
+            self.processor = transformers.AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
             return
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         positions = getattr(self.model.config, "max_position_embeddings", None)
@@ -113,6 +132,28 @@ class Answerer:
             pixels = self.processor(image.convert("L" if is_grey else "RGB"), return_tensors="pt")
         best = self.model(**pixels).logits[0].softmax(-1).max(-1)
         return self.model.config.id2label[int(best.indices)], float(best.values)
+
+    def _heard(self, recording: str) -> Any:
+        """The model's logits for a recording, [T, V] or [labels]."""
+        import soundfile
+        import soxr
+
+        samples, rate = soundfile.read(
+            io.BytesIO(base64.b64decode(recording)), dtype="float32", always_2d=True
+        )
+        wanted = self.processor.sampling_rate
+        mono = soxr.resample(samples.mean(1), rate, wanted) if rate != wanted else samples.mean(1)
+        return self.model(**self.processor(mono, sampling_rate=wanted, return_tensors="pt")).logits[0]
+
+    def _audio_classification(self, recording: str) -> tuple[str, float]:
+        best = self._heard(recording).softmax(-1).max(-1)
+        return self.model.config.id2label[int(best.indices)], float(best.values)
+
+    def _transcription(self, recording: str) -> tuple[str]:
+        names, blank = self.model.config.id2label, self.model.config.pad_token_id
+        path = [number for number, _ in itertools.groupby(self._heard(recording).argmax(-1).tolist())]
+        said = "".join(names[number] for number in path if number != blank)
+        return (" ".join(said.replace("|", " ").split()),)
 
     def _token_classification(self, text: str) -> tuple[list[str], list[str]]:
         words = text.split()

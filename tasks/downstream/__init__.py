@@ -13,6 +13,7 @@
     readings.py    neighbours and a probe of an encoder that still trains
     generation.py  perplexity and samples of causal language models
     results.py     the files that the stage leaves
+    direction.py   which scores are better the lower they are
 
 A kind is a module with the functions of `Kind` and one line of `KINDS`. Predictions and truths are
 strings everywhere outside of it, so that the protocol knows no kind.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from tasks.downstream.protocol import Predict
     from tasks.downstream.rows import Rows
 
-KINDS = ("classification", "token_classification", "question_answering", "segmentation")
+KINDS = ("classification", "token_classification", "question_answering", "segmentation", "transcription")
 
 
 class Kind(Protocol):
@@ -42,16 +43,19 @@ class Kind(Protocol):
     Attributes:
         HEADS: the `transformers` Auto class that is fine-tuned, by modality; where there is none, frozen
             features alone are read.
-        METRICS: names of the scores, 0 to 1, higher is better; the first one chooses on validation.
+        METRICS: names of the scores, of which the first chooses on validation; shares of 1, or errors, as
+            `direction` says.
+        FROZEN: of `finetune.methods` those that read frozen features of such rows.
         READABLE: whether a person can read truths and predictions.
     """
 
     HEADS: Mapping[str, str]
     METRICS: tuple[str, ...]
+    FROZEN: tuple[str, ...]
     READABLE: bool
 
     def labels(self, records: pa.Table) -> list[str]:
-        """The classes that training records name, sorted; empty where answers are free."""
+        """What logits stand for, from the training records; empty where answers are places in the input."""
 
     def strata(self, records: pa.Table) -> list[str]:
         """The group of each record whose shares a label draw keeps."""

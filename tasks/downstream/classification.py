@@ -13,8 +13,13 @@ from tasks.downstream import probe
 from tasks.downstream.protocol import Predict
 from tasks.downstream.rows import Rows
 
-HEADS = {"text": "AutoModelForSequenceClassification", "image": "AutoModelForImageClassification"}
+HEADS = {
+    "text": "AutoModelForSequenceClassification",
+    "image": "AutoModelForImageClassification",
+    "speech": "AutoModelForAudioClassification",
+}
 METRICS = ("accuracy", "macro_f1")
+FROZEN: tuple[str, ...] = ("probe", "knn")
 READABLE = True
 
 

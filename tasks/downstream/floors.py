@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tasks.downstream import Kind, picture_floors
+from tasks.downstream import Kind, picture_floors, sound_floors
 from tasks.downstream.probe import unconverged_is_fine
 from tasks.downstream.protocol import Predict
 from tasks.downstream.question_answering import normalised
@@ -185,4 +185,6 @@ FLOORS: Mapping[tuple[str, str], dict[str, Floor]] = {
         "hog": picture_floors.histograms,
     },
     ("image", "segmentation"): {"cell_colours": picture_floors.cell_colours},
+    ("speech", "classification"): {"log_mel": sound_floors.said_class},
+    ("speech", "transcription"): {"log_mel": sound_floors.said_whole},
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -187,7 +188,11 @@ def _floors(job: Job) -> Iterator[Outcome]:
     train, validation, test = (_split(job, split) for split in ("train", "validation", "test"))
     for name, candidates in floors.of(job.task.modality, job.task.kind, kind).items():
         for budget, seed, drawn in _draws(job, train):
-            chosen, scores = choose(kind, candidates(drawn, job.task.labels), validation)
+            found = candidates(drawn, job.task.labels)
+            first = next(found, None)
+            if first is None:  # nothing for such rows
+                continue
+            chosen, scores = choose(kind, itertools.chain([first], found), validation)
             predictions, test_scores = read_test(kind, chosen, test)
             yield Outcome(name, "floor", str(budget), seed, scores, test_scores, predictions)
 
@@ -199,9 +204,10 @@ def _probes(job: Job) -> Iterator[Outcome]:
     kind = kind_of(job.task.kind)
     splits = [_split(job, split) for split in ("train", "validation", "test")]
     methods: dict[str, Callable[[Rows], Iterator[Predict]]] = {}
-    if "probe" in job.settings.methods:
+    asked = {*job.settings.methods} & {*kind.FROZEN}
+    if "probe" in asked:
         methods["probe"] = lambda drawn: kind.probes(drawn, job.task.labels)
-    if "knn" in job.settings.methods and job.task.kind in neighbours.KINDS:
+    if "knn" in asked:
         methods["knn"] = lambda drawn: neighbours.voters(drawn, kind.truth(drawn.records), features.stacked)
     answers = _read_features(job, splits if methods else splits[2:])
     if job.embeds:
@@ -259,6 +265,8 @@ def _finetune(job: Job) -> Iterator[Outcome]:
             seed=seed,
             pools_by=job.settings.pooling,
         )
+        if job.settings.freeze == "stem" and job.arm.pretrained:
+            heads.freeze_stem(model)
         fitted = supervised.fit(
             kind,
             model,

@@ -21,7 +21,6 @@ from torch.nn.functional import normalize
 from tasks.downstream.protocol import Predict
 from tasks.downstream.rows import Rows
 
-KINDS = ("classification",)
 COUNTS = (1, 5, 10, 20, 200)
 TEMPERATURE = 0.07
 ROWS_AT_ONCE = 512

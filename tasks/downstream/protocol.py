@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from tasks.downstream import Kind
+from tasks.downstream.direction import sign
 from tasks.downstream.rows import Rows
 from tasks.errors import InputError
 
@@ -124,7 +125,7 @@ def choose(kind: Kind, candidates: Iterable[Predict], validation: Rows) -> tuple
     metric = kind.METRICS[0]
     for candidate in candidates:
         scores = kind.score(validation, candidate(validation))
-        if best is None or scores[metric] > best[1][metric]:
+        if best is None or sign(metric) * (scores[metric] - best[1][metric]) > 0:
             best = candidate, scores
     if best is None:
         raise ValueError("nothing to choose from")

@@ -24,6 +24,7 @@ from tasks.downstream.rows import Rows
 
 HEADS = {"text": "AutoModelForQuestionAnswering"}
 METRICS = ("f1", "exact_match")
+FROZEN: tuple[str, ...] = ("probe",)
 READABLE = True
 MAX_ANSWER_POSITIONS = 30
 OUT_OF_REACH = -1

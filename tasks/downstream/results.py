@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
 from tasks.downstream import kind as kind_of
+from tasks.downstream.direction import sign
 from tasks.downstream.jobs import Job
 from tasks.downstream.protocol import Outcome, summarise
 from tasks.downstream.rows import Rows
@@ -51,7 +52,7 @@ class BestModel:
         if not job.keeps_model:
             return
         metric = kind_of(job.task.kind).METRICS[0]
-        score = max(outcome.validation[metric] for outcome in job.outcomes())
+        score = max(sign(metric) * outcome.validation[metric] for outcome in job.outcomes())
         entry = (-score, self._place[job.folder], job)
         before = self._best.get(job.task.name)
         if before is not None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models.heads import accepted
+from models.heads import answered
 from models.text import attention
 from tasks.engine.order import row_of, sample_key
 from tasks.engine.precision import autocast
@@ -24,6 +24,7 @@ from tasks.modalities import Reader
 # A batch of evaluation holds about this many positions, so that memory does not grow with length.
 POSITIONS_PER_BATCH = 8192
 PIXELS_PER_POSITION = 64
+SAMPLES_PER_POSITION = 320
 
 Ask = Callable[[PreTrainedModel, Mapping[str, Tensor]], Any]
 
@@ -104,6 +105,8 @@ def lengths(inputs: Mapping[str, Tensor]) -> Tensor:
     """How many positions of each row are real; all of them where nothing is padded."""
     if "attention_mask" in inputs:
         return inputs["attention_mask"].sum(1)
+    if "num_samples" in inputs:
+        return -(-inputs["num_samples"] // SAMPLES_PER_POSITION)
     if "pixels" in inputs:
         num_rows, _, height, width = inputs["pixels"].shape
         return torch.full((num_rows,), -(-height * width // PIXELS_PER_POSITION))
@@ -112,10 +115,12 @@ def lengths(inputs: Mapping[str, Tensor]) -> Tensor:
 
 def trim(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The batch without the positions that are padding in every row (padding is on the right)."""
-    if "attention_mask" not in batch:
+    if "num_samples" in batch:
+        padded, longest = batch["sound"].shape[1], max(int(batch["num_samples"].max()), 1)
+    elif "attention_mask" in batch:
+        padded, longest = batch["attention_mask"].shape[1], max(int(lengths(batch).max()), 1)
+    else:
         return dict(batch)
-    padded = batch["attention_mask"].shape[1]
-    longest = max(int(lengths(batch).max()), 1)
     return {
         key: value[:, :longest].contiguous() if value.ndim > 1 and value.shape[1] == padded else value
         for key, value in batch.items()
@@ -138,7 +143,7 @@ def ask_through(reader: Reader | None) -> Ask:
 
     def ask(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Any:
         known = batch if reader is None else reader(batch, training=False, key=None)
-        return model(**accepted(model, known))
+        return answered(model, known)
 
     return ask
 

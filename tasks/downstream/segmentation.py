@@ -32,6 +32,7 @@ from tasks.downstream.rows import Rows
 
 HEADS: Mapping[str, str] = {}
 METRICS = ("mean_iou", "pixel_accuracy")
+FROZEN: tuple[str, ...] = ("probe",)
 READABLE = False
 IGNORED = 255  # in masks
 MOST_PATCHES = 20_000  # that a linear model learns from

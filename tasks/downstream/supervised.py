@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from transformers import PreTrainedModel
 from models import heads
 from tasks.config import Finetune
 from tasks.downstream import Kind, rows
+from tasks.downstream.direction import sign
 from tasks.downstream.protocol import Predict
 from tasks.downstream.rows import Rows, Supervision
 from tasks.engine import compute, loop
+from tasks.errors import InputError
 from tasks.modalities import Reader
 
 # Where `evaluate_every` is 0: how many looks at validation a whole run has. A look at 500 rows costs as
@@ -27,6 +30,7 @@ from tasks.modalities import Reader
 EVALUATIONS = 5
 
 Look = tuple[int, dict[str, float]]
+log = logging.getLogger(__name__)
 
 
 def schedule(settings: Finetune, num_rows: int) -> Finetune:
@@ -70,7 +74,7 @@ class EarlyStopping:
     @property
     def best(self) -> Look:
         """The look with the best score; the first of equals."""
-        return max(self.looks, key=lambda look: look[1][self.metric])
+        return max(self.looks, key=lambda look: sign(self.metric) * look[1][self.metric])
 
     def look(self, step: int, scores: Mapping[str, float], model: PreTrainedModel) -> None:
         """Take note of the scores; keep the weights where they are the best."""
@@ -147,7 +151,7 @@ def fit(
         more_flops: floating-point operations by which the run is longer than the settings say.
     """
     targets = kind.targets(train, labels)
-    usable = kind.learnable(targets).nonzero().flatten()
+    usable = _usable(kind, model, train, targets).nonzero().flatten()
     plan = schedule(settings, max(1, len(usable)))
     inputs = {key: value[usable] for key, value in train.inputs.items()}
     answers = {key: value[usable] for key, value in targets.items()}
@@ -178,6 +182,26 @@ def fit(
         return Fitted(predict, kind.score(validation, predict(validation)), 0)
     stopping.restore(model)
     return Fitted(predict, stopping.best[1], plan.steps)
+
+
+def _usable(kind: Kind, model: PreTrainedModel, train: Rows, targets: Mapping[str, Tensor]) -> Tensor:
+    """Boolean per row: whether its answer can be learnt from what the model reads of it.
+
+    Raises:
+        InputError: none of the recordings is long enough for its transcript.
+    """
+    learnable_B, room_B = kind.learnable(targets), heads.has_room(model, train.inputs, targets)
+    if not room_B.all():
+        short = [train.ids[row] for row in (~room_B).nonzero().flatten().tolist()]
+        said = (
+            f"{len(short)} of {len(train)} training recordings are too short for their transcripts, such as "
+            f"{short[0]}: they have more characters than the encoder makes frames. Look at those "
+            "transcripts, or take an encoder with shorter strides"
+        )
+        if len(short) == len(train):
+            raise InputError(f"{said}.")
+        log.warning("finetune: left out, for %s", said)
+    return learnable_B & room_B
 
 
 def predictor(

@@ -22,6 +22,7 @@ from tasks.downstream.rows import Rows
 
 HEADS = {"text": "AutoModelForTokenClassification"}
 METRICS = ("entity_f1", "entity_precision", "entity_recall")
+FROZEN: tuple[str, ...] = ("probe",)
 READABLE = True
 OUTSIDE = "O"
 

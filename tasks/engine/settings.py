@@ -26,12 +26,15 @@ class TrainSettings(Settings):
         gt=0,
         le=10,
     )
-    schedule: Literal["cosine", "wsd", "constant"] = setting(
+    schedule: Literal["cosine", "wsd", "tri_stage", "constant"] = setting(
         "cosine",
-        "Shape after warm-up: cosine to `final_lr_fraction`, warm-up-stable-decay, or constant.",
+        "Shape after warm-up: cosine to `final_lr_fraction`; warm-up-stable-decay; tri_stage, the same with "
+        "a fall by equal factors to that fraction (0.05 where it is 0), for speech; or constant.",
     )
     warmup_fraction: float = setting(0.1, "Share of steps with a linearly rising rate.", ge=0, le=1)
-    decay_fraction: float = setting(0.2, "WSD: share of steps, at the end, with a falling rate.", ge=0, le=1)
+    decay_fraction: float = setting(
+        0.2, "WSD and tri_stage: share of steps, at the end, with a falling rate.", ge=0, le=1
+    )
     final_lr_fraction: float = setting(0.0, "Last learning rate as a share of `lr`.", ge=0, le=1)
     weight_decay: float = setting(0.01, "Decoupled weight decay of AdamW, on matrices only.", ge=0)
     betas: tuple[float, float] = setting((0.9, 0.98), "AdamW's momentum coefficients.")

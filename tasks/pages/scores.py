@@ -12,14 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tasks.downstream.direction import ERROR_RATES, LOWER_IS_BETTER, sign
+
 Standing = Literal["above", "below", "overlapping", "unknown"]
 
 TRAINED_ARMS = ("scratch", "pretrained", "adapted")
 METHODS = ("finetune", "probe", "knn", "floor")
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_character", "word_error_rate", "error"})
 ARM_NAMES = {
     "majority": "majority class", "tfidf": "tf-idf", "hog": "HOG", "pixel_knn": "pixels, k-NN",
-    "pixel_lr": "pixels, logistic",
+    "log_mel": "log-mel, logistic", "pixel_lr": "pixels, logistic",
 }  # fmt: skip
 METHOD_NAMES = {"finetune": "fine-tuned", "probe": "linear probe", "knn": "k-NN", "floor": "floor"}
 METRIC_NAMES = {
@@ -77,12 +78,12 @@ class Score:
     @property
     def sign(self) -> int:
         """+1 where more is better, -1 where less is."""
-        return -1 if self.metric in LOWER_IS_BETTER else 1
+        return sign(self.metric)
 
     @property
     def scale(self) -> float:
-        """Shares are shown as per cent, anything else as it is."""
-        return 1.0 if self.metric in LOWER_IS_BETTER else 100.0
+        """Shares and error rates are shown as per cent, anything else as it is."""
+        return 1.0 if self.metric in LOWER_IS_BETTER - ERROR_RATES else 100.0
 
     @property
     def unit(self) -> str:

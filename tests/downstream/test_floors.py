@@ -27,7 +27,7 @@ def test_every_floor_survives_a_draw_of_one_class() -> None:
 
 
 def test_a_modality_without_a_floor_of_its_own_has_the_majority() -> None:
-    assert list(floors.of("speech", "classification", CLASSIFICATION)) == ["majority"]
+    assert list(floors.of("speech", "token_classification", CLASSIFICATION)) == ["majority"]
 
 
 def tokens(words: list[list[str]], tags: list[list[str]]) -> Rows:
