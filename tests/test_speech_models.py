@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
+import transformers
 from torch import Tensor
 
 from models import heads
 from models.speech.cepstra import BANDS, COEFFICIENTS, cepstra
+from models.speech.context import features
 from models.speech.hiding import hidden
 from models.speech.settings import Hiding
 from models.speech.sounds import num_frames
@@ -46,6 +48,26 @@ def test_cepstra_are_a_cosine_transform_of_log_mel_energies() -> None:
 def test_cepstra_do_not_hear_how_loud_a_recording_is() -> None:
     value_BN = torch.randn(2, RATE // 2)
     torch.testing.assert_close(cepstra(value_BN, RATE), cepstra(0.1 * value_BN, RATE), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("norm", "has_bias"), [("layer", True), ("group", False)])
+@pytest.mark.parametrize("num_samples", [400, 401, 4003, 8000])
+def test_features_are_those_of_transformers_convolutions(norm: str, has_bias: bool, num_samples: int) -> None:
+    config = transformers.Wav2Vec2Config(
+        feat_extract_norm=norm, conv_bias=has_bias, conv_dim=(16,) * 7, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=1, intermediate_size=16, num_conv_pos_embedding_groups=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    encoder = transformers.Wav2Vec2Model(config).eval()
+    for weight in encoder.feature_extractor.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    value_BN = torch.randn(2, num_samples)
+    mine_BTC, theirs_BTC = features(encoder, value_BN), encoder.feature_extractor(value_BN).transpose(1, 2)
+    torch.testing.assert_close(mine_BTC, theirs_BTC, atol=3e-5, rtol=1e-4)
+    weights = list(encoder.feature_extractor.parameters())
+    gradients = [torch.autograd.grad(out.square().mean(), weights) for out in (mine_BTC, theirs_BTC)]
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
 
 
 def states(key_B: Tensor, hiding: Hiding, num_samples: int = 800) -> Tensor:
