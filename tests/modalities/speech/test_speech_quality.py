@@ -52,6 +52,9 @@ def test_the_silent_share_is_that_of_the_pauses() -> None:
     spoken, constant, nothing = described(sound, whole(tone(500, 2.0)), np.zeros(RATE, np.int16))
     assert spoken["silence"] == pytest.approx(0.75, abs=0.01)
     assert (constant["silence"], constant["is_silent"]) == (0, False)
+    quiet = whole(tone(500, 2.0, level=0.005))
+    quiet[RATE // 2 : RATE * 2] = 3
+    assert described(quiet)[0]["silence"] == 0, "31 dB below what is heard is no pause"
     assert (nothing["is_silent"], nothing["level_db"]) == (True, pytest.approx(-100))
 
 

@@ -139,8 +139,8 @@ def test_each_segment_begins_elsewhere_in_every_epoch(tmp_path: Path) -> None:
 
 def test_segments_stay_on_disk(tmp_path: Path) -> None:
     out, _, _ = prepare(tmp_path, noises(23))
-    (shard,) = shards.Segments(out / "general" / "train")._shards
     before = pa.total_allocated_bytes()
+    (shard,) = shards.Segments(out / "general" / "train")._shards
     assert not shard.flags.owndata
     assert not shard.flags.writeable
     assert pa.total_allocated_bytes() == before
@@ -204,6 +204,16 @@ def test_inputs_and_reader_equal_transformers_feature_extractor(tmp_path: Path, 
     torch.testing.assert_close(read["input_values"], expected["input_values"], atol=1e-5, rtol=0)
     assert torch.equal(read["attention_mask"].int(), expected["attention_mask"])
     assert torch.equal(read["labels"], torch.arange(6))
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_what_stands_behind_the_end_of_a_recording_is_not_heard(normalise: bool) -> None:
+    sound, lengths = map(torch.from_numpy, shards.padded(noises(4)))
+    behind = torch.arange(sound.shape[1]) >= lengths[:, None]
+    sounds = Sounds(RATE, normalise)
+    expected = sounds.values(sound, lengths)
+    torch.testing.assert_close(sounds.values(sound.masked_fill(behind, 9999), lengths), expected)
+    assert not expected[behind].any()
 
 
 def test_inputs_of_another_kind_or_rate_are_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".txt", ".lab")
 CHAPTER = ".trans.txt"
 FIELDS = ("transcript", "sentence", "text", "normalized_text", "transcription", "raw_transcription")
-SPEAKERS = ("speaker", "speaker_id", "client_id")
+SPEAKERS = ("group", "speaker", "speaker_id", "spk_id", "client_id")
 
 
 class Rules(media.Rules, Protocol):
@@ -42,11 +42,13 @@ class Folder:
 
     def __init__(self, files: Mapping[str, File]) -> None:
         self._files = files
+        named = (name.rpartition(".") for name in files)
+        self._recordings = {stem for stem, _, ending in named if f".{ending.lower()}" in MEDIUM.suffixes}
         self._chapters: dict[str, dict[str, str]] = {}
 
     def has_recording(self, stem: str) -> bool:
         """Whether a recording of that name is there, whatever its format."""
-        return any(f"{stem}{suffix}" in self._files for suffix in MEDIUM.suffixes)
+        return stem in self._recordings
 
     def said(self, stem: str) -> dict[str, str]:
         """`transcript` of the recording of that name, and its `speaker` where the name tells; or nothing."""
@@ -73,7 +75,7 @@ class Folder:
 def _lines(file: File) -> dict[str, str]:
     found: dict[str, str] = {}
     for number, line in enumerate(_text(file).splitlines(), start=1):
-        stem, _, said = line.strip().partition(" ")
+        stem, said = [*line.split(maxsplit=1), "", ""][:2]
         if stem in found:
             raise InputError(
                 f"{file.location}, line {number}: {stem} has a transcript already; leave one of the lines."
@@ -101,15 +103,16 @@ def rows(file: File, format: str, columns: Columns, corpus: Rules) -> Iterator[m
         InputError: nothing says what is said in a recording, or a transcript has none, and must.
         Rejected: the file is a text that belongs to no recording.
     """
-    folder: Folder | None = file.beside() if file.beside is not None else None
-    if folder is not None and file.rows is None and file.name.lower().endswith(SUFFIXES):
-        _check_text(file, folder, corpus)
+    is_stored = file.rows is None and file.beside is not None
+    if is_stored and format in ("auto", MEDIUM.column) and file.suffix in SUFFIXES:
+        yield from _lost(file, columns, corpus)
         return
+    is_recording = is_stored and media.format_of(file, format, MEDIUM) == MEDIUM.column
     for number, row, stored in media.rows(file, format, columns, corpus, MEDIUM):
         where = f"{file.location}, row {number}"
         fields = {**row}
-        if folder is not None and not _told(row, columns):
-            fields |= folder.said(file.name.rpartition(".")[0])
+        if is_recording and not _told(row, columns):
+            fields |= _folder(file).said(file.name.rpartition(".")[0])
         said = _field(fields, columns, where)
         if said is None and corpus.missing == "error":
             raise InputError(
@@ -117,9 +120,22 @@ def rows(file: File, format: str, columns: Columns, corpus: Rules) -> Iterator[m
                 "`columns.transcript`, put a text file of the same name beside the recording, or set "
                 "`missing: drop` to leave such recordings out."
             )
-        speaker = next((fields[name] for name in SPEAKERS if fields.get(name) is not None), None)
-        group = {} if columns.group else {"group": None if speaker is None else str(speaker)}
-        yield number, {**fields, **group, "transcript": said}, stored
+        yield number, {**fields, **_group(fields, columns), "transcript": said}, stored
+
+
+def _folder(file: File) -> Folder:
+    assert file.beside is not None
+    found = file.beside()
+    assert isinstance(found, Folder)
+    return found
+
+
+def _group(fields: Mapping[str, Any], columns: Columns) -> dict[str, str | None]:
+    """The speaker as the group, where no column is named that says it."""
+    if columns.group:
+        return {}
+    speaker = next((fields[name] for name in SPEAKERS if fields.get(name) is not None), None)
+    return {"group": None if speaker is None else str(speaker)}
 
 
 def _told(row: Mapping[str, Any], columns: Columns) -> bool:
@@ -135,18 +151,32 @@ def _field(fields: Mapping[str, Any], columns: Columns, where: str) -> str | Non
         )
     names = FIELDS if columns.transcript is None else (columns.transcript,)
     found = next((fields[name] for name in names if name in fields), None)
-    return None if found is None or found != found or not str(found).strip() else str(found)
+    if found is None or found != found or not str(found).strip():
+        return None
+    if any("\ud800" <= character <= "\udfff" for character in str(found)):  # bytes that no character has
+        raise InputError(
+            f"{where}: the transcript cannot be decoded; write in `encoding` what the table is (latin-1, "
+            "cp1252, ...), or save it as UTF-8."
+        )
+    return str(found)
 
 
-def _check_text(file: File, folder: Folder, corpus: Rules) -> None:
-    """A text is read with the recordings that it belongs to; each of its lines must have one."""
+def _lost(file: File, columns: Columns, corpus: Rules) -> Iterator[media.Row]:
+    """Lines of a text without the recording that they belong to; the others are read with theirs."""
+    folder = _folder(file)
     if not file.name.endswith(CHAPTER):
         if not folder.has_recording(file.name.rpartition(".")[0]):
             raise Rejected("text_without_a_recording")
         return
-    lost = [stem for stem in folder.lines(file.name) if not folder.has_recording(stem)]
+    lines = folder.lines(file.name)
+    lost = [stem for stem in lines if not folder.has_recording(stem)]
     if lost and corpus.missing == "error":
         raise InputError(
             f"{file.location}: there is no recording {lost[0]} beside it ({len(lost)} in all). Bring it, "
             "remove the line, or set `missing: drop` to do without."
         )
+    asked = dict.fromkeys(filter(None, (columns.id, columns.license, columns.group, columns.split)))
+    for number, (stem, said) in enumerate(lines.items(), start=1):
+        if not folder.has_recording(stem):
+            fields = {**asked, "name": stem, "transcript": said}
+            yield number, {**fields, **_group(fields, columns)}, media.held(MEDIUM, None, "missing")
