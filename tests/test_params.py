@@ -59,7 +59,7 @@ def test_examples_of_the_readme_are_valid(tmp_path: Path) -> None:
         load(f"corpora:\n  none: {{modality: text}}\n{text.removeprefix('corpora:')}", tmp_path)
         for text in examples
     ]
-    assert [list(config.recipes) for config in found] == [["notes"], ["photos"]]
+    assert [list(config.recipes) for config in found] == [["notes"], ["photos"], ["calls"]]
 
 
 @pytest.mark.parametrize(
