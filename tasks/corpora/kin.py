@@ -16,16 +16,18 @@ def pieces(likes: pa.Array, distance: int) -> pa.Array:
     return pa.LargeListArray.from_arrays(offsets, np.concatenate([np.empty(0, dtype=np.uint64), *keys]))
 
 
-def groups(
-    id_: pa.Array, digests: pa.Array, likes: pa.Array, distance: int
-) -> tuple[list[bool], list[bool], list[str | None]]:
-    """Whether each equals an earlier record, whether it is like one, and the id of its group's first.
+def columns(id_: pa.Array, digests: pa.Array, likes: pa.Array, distance: int) -> dict[str, pa.Array]:
+    """What records have to do with each other, by names of columns.
 
     Args:
         id_: of each record.
         digests: hash of what it holds.
         likes: what it is like, in `likeness`'s form; null where that says nothing.
         distance: bits in which like records may differ.
+
+    Returns:
+        `duplicate` (an equal one stood earlier), `near_duplicate` (an alike or equal one did), and
+        `duplicate_group` (id of the first of those, null where a record is alone).
     """
     ids = id_.to_pylist()
     lists = pieces(likes, distance)
@@ -44,7 +46,12 @@ def groups(
             first_with.setdefault(mark, row)
     firsts = [_root(parents, row) for row in range(len(ids))]
     sizes = np.bincount(firsts, minlength=len(ids))
-    return duplicate, near, [ids[first] if sizes[first] > 1 else None for first in firsts]
+    group = [ids[first] if sizes[first] > 1 else None for first in firsts]
+    return {
+        "duplicate": pa.array(duplicate, pa.bool_()),
+        "near_duplicate": pa.array(near, pa.bool_()),
+        "duplicate_group": pa.array(group, pa.string()),
+    }
 
 
 def _root(parents: NDArray[np.int64], row: int) -> int:

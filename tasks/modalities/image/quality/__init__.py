@@ -60,17 +60,10 @@ def describe(records: pa.Table) -> pa.Table:
     from tasks.modalities.image.quality import measures
 
     of_pictures = measures.of(records)
-    duplicate, near, group = kin.groups(records["id"], records["pixels"], records["looks"], DISTANCE)
     columns = {name: records[name] for name in ("id", "width", "height")}
     columns |= {name: pa.array(values) for name, values in of_pictures.items()}
-    return pa.table(
-        columns
-        | {
-            "duplicate": pa.array(duplicate),
-            "near_duplicate": pa.array(near),
-            "duplicate_group": pa.array(group, pa.string()),
-        }
-    )
+    columns |= kin.columns(records["id"], records["pixels"], records["looks"], DISTANCE)
+    return pa.table(columns)
 
 
 def expectations(settings: Settings) -> list[Expectation]:

@@ -79,18 +79,11 @@ def describe(records: pa.Table) -> pa.Table:
     from tasks.modalities.speech.quality import measures
 
     of_sounds = measures.of(records)
-    duplicate, near, group = kin.groups(records["id"], records["samples"], records["sounds"], DISTANCE)
     columns = {name: records[name] for name in ("id", "seconds", "rate_hz")}
     columns |= {name: pa.array(values) for name, values in of_sounds.items()}
     columns |= measures.of_transcripts(records)
-    return pa.table(
-        columns
-        | {
-            "duplicate": pa.array(duplicate),
-            "near_duplicate": pa.array(near),
-            "duplicate_group": pa.array(group, pa.string()),
-        }
-    )
+    columns |= kin.columns(records["id"], records["samples"], records["sounds"], DISTANCE)
+    return pa.table(columns)
 
 
 def expectations(settings: Settings) -> list[Expectation]:
