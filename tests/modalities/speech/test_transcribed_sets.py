@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.settings import Settings
@@ -297,6 +297,8 @@ def test_transcripts_are_described_by_length_rate_and_rarest_character() -> None
     assert all(unlabelled[name].null_count == 4 for name in names)
 
 
+@example("\u0390", "upper", "drop")
+@example("a_'b", "lower", "drop")
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     st.text(st.sampled_from("aB\u00df\u0130\u03a3'\u2019_.-\u0301\ufb01\u00a0 9\u02bc"), min_size=1)
