@@ -1,4 +1,4 @@
-"""Data that needs no download: the documentation on the user's own machine, and letters of its fonts.
+"""Data that needs no download: the documentation on the user's own machine, letters of its fonts, voices.
 
     embedded://python-docs           Python's language topics, docstrings of the standard library and of
                                      installed packages that are not about science
@@ -10,6 +10,8 @@
     embedded://glyphs                pictures of capital letters, from which the test fonts are absent
     embedded://glyphs-general        pictures of small letters, digits and signs in the same fonts
     embedded://letter-of-glyph       labelled: which letter it is, tested on unseen fonts; with masks
+    embedded://voices                words said by the synthetic voices of espeak-ng, an extra (GPL)
+    embedded://spoken-digit          labelled: which digit one says, tested on unseen voices; with transcripts
 
 Each is the same for the same installed versions, and capped so that a demo keeps its time.
 """
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import InputError, unknown
-from tasks.sources import File, docstrings, glyphs
+from tasks.sources import File, docstrings, glyphs, voices
 
 SCHEME = "embedded://"
 MIN_CHARACTERS = 100  # one-line docstrings repeat the name of what they document
@@ -71,8 +73,9 @@ def listing(location: str, *, full_hash: bool) -> dict[str, Any]:
     """Versions of Python and of the packages that the data comes from."""
     name = _name(location)
     versions = docstrings.versions()
-    if name in glyphs.COLUMNS:
-        versions = {key: value for key, value in versions.items() if key in glyphs.PACKAGES}
+    if name in {**glyphs.COLUMNS, **voices.COLUMNS}:
+        packages = glyphs.PACKAGES if name in glyphs.COLUMNS else voices.PACKAGES
+        versions = {key: value for key, value in versions.items() if key in packages}
     elif name != "python-docs":
         wanted = WEB if name == "web-docs" else {*SCIENCE, "scikit-learn"}
         versions = {
@@ -179,6 +182,8 @@ EMBEDDED: dict[str, Callable[[], Rows]] = {
     "glyphs": glyphs.letters,
     "glyphs-general": glyphs.others,
     "letter-of-glyph": glyphs.letter_task,
+    "voices": voices.phrases,
+    "spoken-digit": voices.digit_task,
 }
 _DOCUMENTS = {"group": "group", "license": "license"}
-_COLUMNS = {"package-of-docstring": {**_DOCUMENTS, "split": "split"}, **glyphs.COLUMNS}
+_COLUMNS = {"package-of-docstring": {**_DOCUMENTS, "split": "split"}, **glyphs.COLUMNS, **voices.COLUMNS}
