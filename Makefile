@@ -6,7 +6,7 @@ RUN := PATH="$(CURDIR)/$(BIN):$$PATH" PYTHONPATH="$(CURDIR)" $(QUIET)
 # No tool calls home: DVC, Hugging Face, Prefect, MLflow.
 QUIET := DO_NOT_TRACK=true DVC_NO_ANALYTICS=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help setup demo compare test ui check format schema lock clean
+.PHONY: help setup voices demo compare test ui check format schema lock clean
 
 help:            ## what there is to say
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
@@ -18,6 +18,9 @@ setup: .venv/ready  ## set up .venv from the lock file
 	$(PYTHON) -m venv .venv || { echo "python3 has no venv; on Debian: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
+
+voices: setup    ## espeak-ng's synthetic voices, an extra under the GPL, for embedded://voices and spoken-digit
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check espeakng-loader==0.2.4
 
 demo: setup      ## run RECIPE (text-mlm) on embedded data and print what it bought
 	@$(RUN) python -m tasks.params --check

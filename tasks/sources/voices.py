@@ -86,7 +86,7 @@ def _streamed(name: str) -> Iterator[dict[str, Any]]:
     if importlib.util.find_spec("espeakng_loader") is None:
         raise InputError(
             f"embedded://{name} is spoken by espeak-ng, which is an extra under the GPL: "
-            "`.venv/bin/pip install espeakng-loader==0.2.4` (`make demo` of such a recipe does it)."
+            "`make voices` installs it (`.venv/bin/pip install espeakng-loader==0.2.4`)."
         )
     command = [sys.executable, "-m", "tasks.sources.voices", name]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
