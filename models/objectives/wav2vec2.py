@@ -14,6 +14,7 @@ P width of what is compared.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ from models.speech.sounds import Sounds
 from models.speech.spans import Spans, at, distractors, spans
 
 _FEW_CODES = 0.02  # share of all codes; untrained quantisers stand above 0.5
+_NO_NATS = 0.02  # over guessing; 300 steps on spoken digits end at 0.24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,7 @@ class Wav2Vec2(Objective):
         }
         if self.training:
             shown = {name: float(metrics[name]) for name in ("accuracy", "code_perplexity")}
+            shown["information"] = math.log(logits_BKR.shape[2]) - float(metrics["contrastive_loss"])
             self.seen = (health.sample(context_BTD.mean(1)), shown)
         return Step(contrastive + self.settings.diversity_weight * diversity, metrics, weight)
 
@@ -128,7 +131,7 @@ class Wav2Vec2(Objective):
         self.get_buffer("progress").fill_(progress)
 
     def health(self) -> Health:
-        """Rank of the recordings' mean features, codes in use, and whether they can be told apart."""
+        """Rank of the recordings' mean features, codes in use, nats that the contrast tells of them."""
         if self.seen is None:
             return Health()
         features_BD, shown = self.seen
@@ -136,12 +139,20 @@ class Wav2Vec2(Objective):
         used = shown["code_perplexity"] / (quantiser.num_groups * quantiser.num_vars)
         measures = {f"context_{name}": value for name, value in health.measures(features_BD).items()}
         measures |= {"codes_used": used, "contrastive_accuracy": shown["accuracy"]}
+        measures["information"] = shown["information"]
         signature = ""
         if used < max(_FEW_CODES, 1.5 / quantiser.num_vars):
             signature = (
                 f"Nearly all frames have the same code (perplexity {shown['code_perplexity']:.1f} of "
                 f"{quantiser.num_groups * quantiser.num_vars}): nothing is left to tell apart. Raise "
                 "`diversity_weight` or `gumbel_start`, or lower `lr`."
+            )
+        elif float(self.get_buffer("progress")) > 0.5 and shown["information"] < _NO_NATS:
+            signature = (
+                f"More than half of the training is over, and hidden frames are told from distractors hardly "
+                f"better than by guessing ({shown['information']:.3f} nats): nothing has been learnt yet. "
+                "Give it more `steps`, shorten `mask_length`, or take the objective hubert, which learns "
+                "sooner from little."
             )
         return Health(measures, signature)
 

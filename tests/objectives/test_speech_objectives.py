@@ -128,6 +128,22 @@ def test_one_code_for_everything_is_told_as_a_failure() -> None:
     assert health.measures["codes_used"] == pytest.approx(2 / 16, abs=1e-3)
 
 
+def test_a_contrast_at_chance_is_told_once_half_of_the_training_is_over() -> None:
+    objective = wav2vec2().train()
+    step = objective(Recordings().batch(range(NUM)))
+    guessing = math.log(1 + objective.settings.num_negatives)
+    nats = guessing - float(step.metrics["contrastive_loss"])
+    health = objective.health()
+    assert health.measures["information"] == pytest.approx(nats, abs=1e-5)
+    assert nats < 0.02
+    assert health.signature == ""
+    objective.after_step(0.6)
+    assert "nothing has been learnt yet" in objective.health().signature
+    features, shown = objective.seen or pytest.fail("a step leaves what health looks at")
+    objective.seen = (features, {**shown, "information": 0.1})
+    assert objective.health().signature == ""
+
+
 def test_wav2vec2_refuses_an_encoder_without_a_quantiser() -> None:
     with pytest.raises(ValueError, match="has no quantiser; choose an encoder such as wav2vec2"):
         Wav2Vec2(tiny_model("AutoModel", architecture="hubert"), Wav2Vec2.Settings(), sounds())
