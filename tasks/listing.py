@@ -8,13 +8,15 @@ Sizes and times can lie where a program restores both; `full_hash: true` reads e
 from __future__ import annotations
 
 import argparse
+import contextlib
+import glob
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import layout, sources, spool
+from tasks import layout, modalities, sources, spool
 from tasks.config import Corpus
 from tasks.errors import InputError
 from tasks.params import load_corpora
@@ -43,10 +45,33 @@ def list_corpus(name: str, corpus: Corpus, complaints: list[str]) -> dict[str, A
     packages: dict[str, str] = {}
     for location in locations(corpus):
         found = _listed(name, location, corpus.full_hash, complaints)
-        files |= {entry["location"]: entry for entry in found.get("files", [])}
+        entries = found.get("files", [])
+        entries += _companions(location, entries, corpus)
+        files |= {entry["location"]: entry for entry in entries}
         packages |= found.get("packages", {})
     listed: dict[str, Any] = {"files": [files[key] for key in sorted(files)]}
     return listed | ({"packages": dict(sorted(packages.items()))} if packages else {})
+
+
+def _companions(location: str, entries: Sequence[Mapping[str, Any]], corpus: Corpus) -> list[dict[str, Any]]:
+    """What is read beside the files that a glob matched (transcripts), though it does not match them."""
+    suffixes = modalities.records(corpus.modality).COMPANIONS
+    if not suffixes or not glob.has_magic(location) or sources.MEMBER in location:
+        return []
+    found: list[dict[str, Any]] = []
+    for folder in sorted({_folder(entry) for entry in entries}):
+        with contextlib.suppress(InputError):  # a place without folders, such as a web server
+            beside = sources.listing(folder, full_hash=corpus.full_hash).get("files", [])
+            found += [entry for entry in beside if _folder(entry) == folder and _ends(entry, suffixes)]
+    return found
+
+
+def _folder(entry: Mapping[str, Any]) -> str:
+    return str(entry["location"]).rpartition("/")[0] or "."
+
+
+def _ends(entry: Mapping[str, Any], suffixes: tuple[str, ...]) -> bool:
+    return str(entry["location"]).lower().endswith(suffixes)
 
 
 def locations(corpus: Corpus) -> list[str]:

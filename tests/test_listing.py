@@ -11,6 +11,7 @@ import pytest
 from tasks import layout, listing, sources
 from tasks.config import Task
 from tasks.errors import InputError
+from tasks.modalities.speech import records as recordings
 from tasks.modalities.text.records import CorpusSettings
 
 
@@ -34,6 +35,21 @@ def test_listings_change_when_a_source_changes_and_only_then(project: Path) -> N
     listing.run(corpora)
     found = json.loads(layout.listing("notes").read_text())
     assert [entry["location"] for entry in found["files"]] == ["texts/a.txt", "texts/b.txt"]
+
+
+def test_a_transcript_beside_recordings_that_a_glob_names_is_listed_with_them(project: Path) -> None:
+    calls = project / "calls"
+    (calls / "one").mkdir(parents=True)
+    for name in ("one/a.wav", "one/a.txt", "one/b.LAB", "one/notes.md", "one.txt"):
+        (calls / name).write_text("")
+    corpora = {"calls": recordings.CorpusSettings(modality="speech", source=("calls/*/*.wav",))}
+    listing.run(corpora)
+    before = json.loads(layout.listing("calls").read_text())
+    places = [entry["location"] for entry in before["files"]]
+    assert places == ["calls/one/a.txt", "calls/one/a.wav", "calls/one/b.LAB"]
+    (calls / "one" / "a.txt").write_text("said otherwise")
+    listing.run(corpora)
+    assert json.loads(layout.listing("calls").read_text()) != before
 
 
 def test_listings_hold_the_locations_of_labelled_sets_and_versions_of_packages() -> None:

@@ -70,6 +70,9 @@ class Records(Protocol):
     THREADED: bool
     """Whether `normalise` spends its time outside of Python, so that threads share its work."""
 
+    COMPANIONS: tuple[str, ...]
+    """Suffixes of files that are read beside those that a location names (transcripts)."""
+
     def schema(self, kind: str | None) -> pa.Schema:
         """Columns of normalised records: of unlabelled ones (None), or of a task of that kind."""
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tasks.sources import File
 
 THREADED = True
+COMPANIONS: tuple[str, ...] = ()
 KINDS = ("classification", "segmentation")
 ADVICE = "Correct `columns`, or `pattern`, or put pictures into one sub-folder per class."
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tasks.sources import File
 
 THREADED = True
+COMPANIONS = (".txt", ".lab")
 KINDS = ("classification", "transcription")
 WANTED: Mapping[str | None, tuple[str, ...]] = {
     "classification": ("label",),
@@ -136,7 +137,7 @@ def gathered(files: Iterator[File]) -> Iterator[File]:
     from tasks.modalities.speech.records.decoding import MEDIUM
 
     joined = webdataset.gathered(files, MEDIUM)
-    return beside.acquainted(joined, transcripts.SUFFIXES, transcripts.Folder)
+    return beside.acquainted(joined, COMPANIONS, transcripts.Folder)
 
 
 def read(

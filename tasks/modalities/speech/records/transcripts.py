@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from tasks.corpora import media
 from tasks.errors import InputError
 from tasks.modalities import Rejected
+from tasks.modalities.speech.records import COMPANIONS
 from tasks.modalities.speech.records.decoding import MEDIUM
 
 if TYPE_CHECKING:
     from tasks.config import Columns
     from tasks.sources import File
 
-SUFFIXES = (".txt", ".lab")
 CHAPTER = ".trans.txt"
 FIELDS = ("transcript", "sentence", "text", "normalized_text", "transcription", "raw_transcription")
 SPEAKERS = ("group", "speaker", "speaker_id", "spk_id", "client_id")
@@ -52,7 +52,7 @@ class Folder:
 
     def said(self, stem: str) -> dict[str, str]:
         """`transcript` of the recording of that name, and its `speaker` where the name tells; or nothing."""
-        for suffix in SUFFIXES:
+        for suffix in COMPANIONS:
             if f"{stem}{suffix}" in self._files:
                 return {"transcript": _text(self._files[f"{stem}{suffix}"])}
         chapter, mark, _ = stem.rpartition("-")
@@ -104,7 +104,7 @@ def rows(file: File, format: str, columns: Columns, corpus: Rules) -> Iterator[m
         Rejected: the file is a text that belongs to no recording.
     """
     is_stored = file.rows is None and file.beside is not None
-    if is_stored and format in ("auto", MEDIUM.column) and file.suffix in SUFFIXES:
+    if is_stored and format in ("auto", MEDIUM.column) and file.suffix in COMPANIONS:
         yield from _lost(file, columns, corpus)
         return
     is_recording = is_stored and media.format_of(file, format, MEDIUM) == MEDIUM.column

@@ -78,6 +78,7 @@ class CorpusSettings(Corpus):
 
 
 THREADED = False
+COMPANIONS: tuple[str, ...] = ()
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
