@@ -8,7 +8,6 @@ Sizes and times can lie where a program restores both; `full_hash: true` reads e
 from __future__ import annotations
 
 import argparse
-import contextlib
 import glob
 import json
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 from tasks import layout, modalities, sources, spool
 from tasks.config import Corpus
+from tasks.corpora import beside
 from tasks.errors import InputError
 from tasks.params import load_corpora
 
@@ -44,34 +44,21 @@ def list_corpus(name: str, corpus: Corpus, complaints: list[str]) -> dict[str, A
     files: dict[str, dict[str, Any]] = {}
     packages: dict[str, str] = {}
     for location in locations(corpus):
-        found = _listed(name, location, corpus.full_hash, complaints)
-        entries = found.get("files", [])
-        entries += _companions(location, entries, corpus)
-        files |= {entry["location"]: entry for entry in entries}
+        found = _listed(name, location, corpus, complaints)
+        files |= {entry["location"]: entry for entry in found.get("files", [])}
         packages |= found.get("packages", {})
     listed: dict[str, Any] = {"files": [files[key] for key in sorted(files)]}
     return listed | ({"packages": dict(sorted(packages.items()))} if packages else {})
 
 
-def _companions(location: str, entries: Sequence[Mapping[str, Any]], corpus: Corpus) -> list[dict[str, Any]]:
+def _companions(location: str, files: Sequence[Mapping[str, Any]], corpus: Corpus) -> list[dict[str, Any]]:
     """What is read beside the files that a glob matched (transcripts), though it does not match them."""
     suffixes = modalities.records(corpus.modality).COMPANIONS
     if not suffixes or not glob.has_magic(location) or sources.MEMBER in location:
         return []
-    found: list[dict[str, Any]] = []
-    for folder in sorted({_folder(entry) for entry in entries}):
-        with contextlib.suppress(InputError):  # a place without folders, such as a web server
-            beside = sources.listing(folder, full_hash=corpus.full_hash).get("files", [])
-            found += [entry for entry in beside if _folder(entry) == folder and _ends(entry, suffixes)]
-    return found
-
-
-def _folder(entry: Mapping[str, Any]) -> str:
-    return str(entry["location"]).rpartition("/")[0] or "."
-
-
-def _ends(entry: Mapping[str, Any], suffixes: tuple[str, ...]) -> bool:
-    return str(entry["location"]).lower().endswith(suffixes)
+    folders = sorted({beside.folder_of(entry["location"]) for entry in files})
+    near = [entry for folder in folders for entry in beside.entries(folder, full_hash=corpus.full_hash)]
+    return [entry for entry in near if entry["location"].lower().endswith(suffixes)]
 
 
 def locations(corpus: Corpus) -> list[str]:
@@ -84,11 +71,13 @@ def locations(corpus: Corpus) -> list[str]:
     return sorted(named)
 
 
-def _listed(name: str, location: str, full_hash: bool, complaints: list[str]) -> dict[str, Any]:
+def _listed(name: str, location: str, corpus: Corpus, complaints: list[str]) -> dict[str, Any]:
     known, shown = layout.scratch() / "listings" / f"{name}.json", sources.without_query(location)
     remembered: dict[str, Any] = json.loads(known.read_text(encoding="utf-8")) if known.is_file() else {}
     try:
-        found = sources.listing(location, full_hash=full_hash)
+        found = sources.listing(location, full_hash=corpus.full_hash)
+        if files := found.get("files"):
+            found["files"] = [*files, *_companions(location, files, corpus)]
     except (InputError, OSError) as error:
         complaints.append(f"{name}: {error}")
         missing = {"files": [{"location": shown, "size": None}]}

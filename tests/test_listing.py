@@ -92,6 +92,25 @@ def test_a_store_that_is_away_for_a_while_keeps_its_last_listing(monkeypatch: py
     assert layout.listing("far").read_bytes() == before
 
 
+def test_transcripts_stay_listed_while_their_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = recordings.CorpusSettings(modality="speech", source=("s3://bucket/*.wav",))
+
+    def reached(location: str, *, full_hash: bool = False) -> dict[str, object]:
+        names = ("a.wav",) if location.endswith("*.wav") else ("a.wav", "a.txt")
+        return {"files": [{"location": f"s3://bucket/{name}", "etag": name} for name in names]}
+
+    def away(location: str, *, full_hash: bool = False) -> dict[str, object]:
+        raise InputError("no network")
+
+    monkeypatch.setattr(sources, "listing", reached)
+    assert listing.run({"calls": recorded}) == []
+    before = layout.listing("calls").read_bytes()
+    assert b"s3://bucket/a.txt" in before
+    monkeypatch.setattr(sources, "listing", away)
+    assert listing.run({"calls": recorded}) == ["calls: no network"]
+    assert layout.listing("calls").read_bytes() == before
+
+
 def test_listing_imports_nothing_heavy() -> None:
     code = (
         "import sys, tasks.listing;"

@@ -46,7 +46,7 @@ class _Neighbours:
         self._folders: dict[str, Any] = {}
 
     def of(self, file: File) -> Any:
-        folder = _folder(file.location)
+        folder = folder_of(file.location)
         place = folder if file.archive is None else file.archive.location
         if place != self._place:
             found = _members(file.archive, self._suffixes) if file.archive else {folder: _listed(folder)}
@@ -55,16 +55,22 @@ class _Neighbours:
         return self._folders[folder]
 
 
-def _folder(location: str) -> str:
+def folder_of(location: str) -> str:
+    """The folder in which a file lies, or the archive's."""
     return location.rpartition("/")[0] or "."
 
 
-def _listed(folder: str) -> dict[str, File]:
+def entries(folder: str, *, full_hash: bool = False) -> list[dict[str, Any]]:
+    """What `sources.listing` says of the files of a folder, without those of its sub-folders."""
     try:
-        entries = sources.listing(folder).get("files", ())
+        found = sources.listing(folder, full_hash=full_hash).get("files", ())
     except InputError:  # a place without folders, such as a web server
-        return {}
-    found = [File(entry["location"]) for entry in entries if _folder(entry["location"]) == folder]
+        return []
+    return [entry for entry in found if folder_of(entry["location"]) == folder]
+
+
+def _listed(folder: str) -> dict[str, File]:
+    found = [File(entry["location"]) for entry in entries(folder)]
     return {
         file.name: dataclasses.replace(file, contents=functools.partial(_opened, file.location))
         for file in found
@@ -86,5 +92,5 @@ def _members(archive: File, suffixes: Sequence[str]) -> dict[str, dict[str, File
         if member.suffix in suffixes and member.contents and (member.size or 0) <= MAX_BYTES:
             content = member.contents().read()
             kept = dataclasses.replace(member, contents=functools.partial(io.BytesIO, content))
-        found[_folder(member.location)][member.name] = kept
+        found[folder_of(member.location)][member.name] = kept
     return found
